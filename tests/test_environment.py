@@ -1,0 +1,244 @@
+"""The environment files say the same thing, and the interpreter that runs the tests agrees with them."""
+
+import importlib.metadata
+import os
+import re
+import socket
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import pytest_socket
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parents[1]
+# conda-forge's name -> the distribution it installs.
+CONDA_NAMES = {"matplotlib-base": "matplotlib"}
+# Entries of environment.yml that are tools of the environment, not imports of the package.
+CONDA_TOOLS = {"python", "pip", "make"}
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+MAKEFILE = (ROOT / "Makefile").read_text()
+
+
+def by_name(lines: list[str]) -> dict[str, Requirement]:
+    """Requirement lines keyed by canonical name; a name given twice is an error."""
+    found: dict[str, Requirement] = {}
+    for requirement in map(Requirement, lines):
+        name = canonicalize_name(requirement.name)
+        assert name not in found, f"{name} is listed twice"
+        found[name] = requirement
+    return found
+
+
+def read_lock() -> dict[str, Version]:
+    lines = (ROOT / "requirements-lock.txt").read_text().splitlines()
+    locked = by_name([line for line in lines if line and not line.startswith("#")])
+    for name, requirement in locked.items():
+        assert re.fullmatch(r"==[^,+*]+", str(requirement.specifier)), f"{name} is not pinned to one version"
+    return {name: Version(str(requirement.specifier)[2:]) for name, requirement in locked.items()}
+
+
+def read_conda() -> tuple[dict[str, str], list[str]]:
+    """(conda requirement by name, pip lines) of environment.yml."""
+    entries = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    (pip_block,) = [entry["pip"] for entry in entries if isinstance(entry, dict)]
+    lines = [entry for entry in entries if isinstance(entry, str)]
+    pairs = [re.fullmatch(r"([a-z-]+)(.*)", line).groups() for line in lines]
+    return {name: spec for name, spec in pairs}, pip_block
+
+
+LOCK = read_lock()
+CORE = by_name(PROJECT["dependencies"])
+DIRECT = CORE | by_name(PROJECT["optional-dependencies"]["test"])
+CONDA, CONDA_PIP = read_conda()
+
+
+@pytest.mark.parametrize("name", sorted(DIRECT))
+def test_each_direct_dependency_is_locked_inside_its_range(name: str) -> None:
+    assert name in LOCK, f"add {name} to requirements-lock.txt"
+    assert DIRECT[name].specifier.contains(LOCK[name])
+
+
+@pytest.mark.parametrize("name", sorted(DIRECT))
+def test_the_installed_version_lies_inside_the_range(name: str) -> None:
+    assert DIRECT[name].specifier.contains(importlib.metadata.version(name), prereleases=True)
+
+
+@pytest.mark.parametrize("name", sorted(DIRECT))
+def test_ranges_have_a_floor_and_a_ceiling(name: str) -> None:
+    assert {clause.operator for clause in DIRECT[name].specifier} == {">=", "<"}
+
+
+@pytest.mark.parametrize("name", sorted(set(CONDA) - CONDA_TOOLS))
+def test_conda_ranges_are_those_of_pyproject(name: str) -> None:
+    ours = CORE[CONDA_NAMES.get(name, name)]
+    assert Requirement(f"{name}{CONDA[name]}").specifier == ours.specifier
+
+
+def test_conda_pip_block_is_the_lock_and_then_the_package() -> None:
+    assert CONDA_PIP[-1] == "-e .[test]"
+    for name, requirement in by_name(CONDA_PIP[:-1]).items():
+        assert str(requirement.specifier) == f"=={LOCK[name]}"
+
+
+def test_conda_lists_every_dependency_once() -> None:
+    from_conda = {CONDA_NAMES.get(name, name) for name in set(CONDA) - CONDA_TOOLS}
+    from_pip = set(by_name(CONDA_PIP[:-1]))
+    assert not from_conda & from_pip
+    assert from_conda | from_pip == set(CORE)
+
+
+def test_conda_python_is_the_floor_of_pyproject() -> None:
+    assert CONDA["python"].lstrip("=") == PROJECT["requires-python"].removeprefix(">=")
+    assert "sys.version_info < (3, 11)" in MAKEFILE and PROJECT["requires-python"] == ">=3.11"
+
+
+def test_torch_is_pinned_alike_in_makefile_and_lock() -> None:
+    (pinned,) = re.findall(r"^TORCH := (\S+)$", MAKEFILE, flags=re.MULTILINE)
+    assert Version(pinned) == LOCK["torch"]
+
+
+def test_the_installed_torch_is_the_tested_one() -> None:
+    assert Version(importlib.metadata.version("torch")).public == str(LOCK["torch"])
+
+
+def test_version_is_written_once() -> None:
+    import asgkit
+
+    (cited,) = re.findall(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(), flags=re.MULTILINE)
+    assert asgkit.__version__ == PROJECT["version"] == cited
+
+
+@pytest.mark.parametrize(
+    "file", ["pyproject.toml", "environment.yml", "requirements-lock.txt", "Makefile", ".ci/run"]
+)
+def test_torchvision_is_nowhere(file: str) -> None:
+    assert "torchvision" not in (ROOT / file).read_text()
+
+
+def test_no_module_imports_torchvision() -> None:
+    pattern = re.compile(r"^\s*(?:from|import)\s+torchvision\b", flags=re.MULTILINE)
+    assert [p.name for p in (ROOT / "asgkit").rglob("*.py") if pattern.search(p.read_text())] == []
+
+
+def make(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    # Under `make test` the outer make's options would reach this one through the environment.
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(
+        ["make", *arguments], cwd=cwd, env=env, check=False, capture_output=True, text=True, timeout=60
+    )
+
+
+def test_help_is_the_default_and_lists_every_target() -> None:
+    rules = re.findall(r"^([a-z][a-z-]*(?: [a-z-]+)*):(?!=)(?! export)", MAKEFILE, flags=re.MULTILINE)
+    targets = {name for rule in rules for name in rule.split()}
+    printed = make()
+    assert printed.returncode == 0, printed.stderr
+    listed = set(re.findall(r"^  ([a-z-]+)  ", printed.stdout, flags=re.MULTILINE))
+    assert listed == targets
+    assert {"setup", "reproduce", "test", "test-fast", "lab", "notebooks", "lint", "clean"} <= listed
+
+
+def test_each_target_with_a_wait_tells_how_long() -> None:
+    for line in make("help").stdout.splitlines():
+        if line.startswith("  "):
+            assert re.search(r"\(.*(second|minute|until)", line), line
+
+
+@pytest.mark.parametrize("name", ["", ".", "/tmp/elsewhere", ".venv/../..", "asgkit"])
+def test_an_environment_outside_the_clone_is_refused(name: str) -> None:
+    """Setting up begins with deleting the folder, so a wrong name must stop everything."""
+    refused = make("-n", "setup", f"VENV={name}")
+    assert refused.returncode != 0 and "starts with .venv" in refused.stderr
+
+
+def fake_python(folder: Path, version: str) -> Path:
+    """A `python3` that reports an old version and fails whatever it is asked to run."""
+    path = folder / "old python3"
+    path.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo "Python {version}" && exit 0\nexit 1\n')
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize("case", ["old", "missing"])
+def test_an_unsuitable_python_is_named_with_the_fix(case: str, tmp_path: Path) -> None:
+    clone = tmp_path / "a clone"
+    clone.mkdir()
+    for file in ("Makefile", "pyproject.toml", "requirements-lock.txt"):
+        (clone / file).write_text((ROOT / file).read_text())
+    python = fake_python(tmp_path, "3.9.2") if case == "old" else tmp_path / "absent"
+    refused = make("setup", f"PY={python}", cwd=clone)
+    assert refused.returncode != 0
+    assert "error:" in refused.stderr and "make setup PY=" in refused.stderr
+    assert ("Python 3.9.2" in refused.stderr) == (case == "old")
+    assert not (clone / ".venv").exists()
+
+
+def test_ci_entry_is_executable_and_strict() -> None:
+    entry = ROOT / ".ci" / "run"
+    assert entry.stat().st_mode & 0o111
+    text = entry.read_text()
+    assert "set -euo pipefail" in text and "make test" in text
+    subprocess.run(["bash", "-n", str(entry)], check=True)
+
+
+def test_sockets_are_blocked() -> None:
+    """192.0.2.1 is reserved for documentation: nothing answers there even where the network is open."""
+    with pytest.warns(UserWarning), pytest.raises(pytest_socket.SocketConnectBlockedError):
+        socket.create_connection(("192.0.2.1", 80), timeout=0.1)
+
+
+def test_localhost_stays_open_for_notebook_kernels() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname(), timeout=5) as client,
+    ):
+        assert client.getpeername() == server.getsockname()
+
+
+def test_python_is_new_enough() -> None:
+    assert sys.version_info >= (3, 11)
+
+
+SANITIZE = re.findall(
+    r"^regex: (.*)\nreplace: (.*)$", (ROOT / "tests" / "nbval_sanitize.cfg").read_text(), flags=re.MULTILINE
+)
+
+
+def sanitise(text: str) -> str:
+    for pattern, replacement in SANITIZE:
+        text = re.sub(pattern, replacement, text)
+    return text
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (" 40%|####      | 2/5 [00:01<00:02,  1.4it/s]", " 60%|######    | 3/5 [00:02<00:01,  1.1it/s]"),
+        ("/tmp/ipykernel_41/123.py:3: note", "/tmp/ipykernel_977/88123.py:3: note"),
+        ("took 3.2 s", "took 14 s"),
+        ("done in 950 ms, peak 1.5 GB", "done in 1002.4 ms, peak 731 MB"),
+        ("<Figure at 0x7f3ab2c01>", "<Figure at 0x7fffb2c99>"),
+    ],
+)
+def test_the_sanitiser_hides_what_varies(one: str, other: str) -> None:
+    assert sanitise(one) == sanitise(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("STE 0.412 nats", "STE 0.413 nats"),
+        ("accuracy 71.2% of 500", "accuracy 71.4% of 500"),
+        ("3 steps, loss 1.20", "4 steps, loss 1.20"),
+        ("majority: 5 of 7", "majority: 6 of 7"),
+    ],
+)
+def test_the_sanitiser_keeps_every_measured_number(one: str, other: str) -> None:
+    assert sanitise(one) != sanitise(other)
