@@ -1,0 +1,96 @@
+"""Three LoRA roles on one frozen network, through peft, without its traps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from asgkit.backbones.base import ROLES, Role
+
+
+class RoleAdapters:
+    """Proposer, Solver and Generator adapters (fp32) on one frozen network.
+
+    peft's `set_adapter` turns `requires_grad` off for every adapter but the active one; here each role's tensors
+    stay trainable all the time and an optimiser is built from `parameters(role)`, an explicit list, so a role can
+    neither be frozen nor trained by accident. Targets are given as one regular expression over full module names
+    per role: a suffix would also match modules that nobody meant.
+    """
+
+    def __init__(self, network: nn.Module, targets: dict[Role, str], *, rank: int, alpha: int, dropout: float,
+                 seed: int) -> None:
+        network.requires_grad_(False)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model: PeftModel | None = None
+            for role in ROLES:
+                config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, bias="none",
+                                    target_modules=targets[role])
+                if model is None:
+                    model = get_peft_model(network, config, adapter_name=role)
+                else:
+                    model.add_adapter(role, config)
+        self.network, self.active = network, None
+        self._layers = [m for m in network.modules() if isinstance(m, LoraLayer)]
+        self._named = {role: self._collect(role) for role in ROLES}
+        for tensors in self._named.values():
+            for tensor in tensors.values():
+                tensor.data = tensor.data.float()  # master weights: a bf16 LoRA barely moves at small learning rates
+        self._switch(None)
+
+    def _collect(self, role: Role) -> dict[str, nn.Parameter]:
+        marker = f".{role}."
+        return {name.replace(marker, "."): p for name, p in self.network.named_parameters() if marker in name}
+
+    def _switch(self, role: Role | None) -> None:
+        for layer in self._layers:
+            if role is None:
+                layer.enable_adapters(False)
+            else:
+                layer.enable_adapters(True)
+                # a layer that this role does not target keeps no active adapter
+                layer.set_adapter(role if role in layer.lora_A else [])
+        self.active = role
+        for tensors in self._named.values():
+            for tensor in tensors.values():
+                tensor.requires_grad_(True)
+
+    @contextmanager
+    def use(self, role: Role | None) -> Iterator[None]:
+        """Activate one role (None: the frozen base) and restore the previous one afterwards."""
+        if role is not None and role not in ROLES:
+            raise ValueError(f"unknown role {role!r}; choose one of {ROLES} or None for the frozen base")
+        before = self.active
+        self._switch(role)
+        try:
+            yield
+        finally:
+            self._switch(before)
+
+    def parameters(self, role: Role) -> list[nn.Parameter]:
+        """The role's tensors in module order, whatever adapter is active."""
+        return list(self._named[role].values())
+
+    def save(self, role: Role, path: Path) -> None:
+        """Write `adapter.safetensors` with one tensor per LoRA matrix, named by its module."""
+        path.mkdir(parents=True, exist_ok=True)
+        save_file({n: p.detach().cpu().contiguous() for n, p in self._named[role].items()}, path / "adapter.safetensors")
+
+    def load(self, role: Role, path: Path) -> None:
+        """Read `adapter.safetensors`; raises KeyError (names) or ValueError (shapes) unless every tensor fits."""
+        stored, own = load_file(path / "adapter.safetensors"), self._named[role]
+        if stored.keys() != own.keys():
+            missing, extra = sorted(own.keys() - stored.keys()), sorted(stored.keys() - own.keys())
+            raise KeyError(f"adapter {role} in {path.name}: missing tensors {missing[:3]}, unexpected {extra[:3]}")
+        for name, tensor in stored.items():
+            if tensor.shape != own[name].shape:
+                raise ValueError(f"adapter {role}, tensor {name}: {tuple(tensor.shape)} does not fit "
+                                 f"{tuple(own[name].shape)}; was it trained with another LoRA rank?")
+            own[name].data.copy_(tensor)

@@ -1,0 +1,140 @@
+"""Pre-train a tiny base on labelled scenes: `asgkit pretrain tiny-ar`. The only place where labels teach a model."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from asgkit.backbones.tiny.codes import build_codebook, halve, nearest, patches, to_tensor
+from asgkit.backbones.tiny.data import Batch, Sampler, TextRows
+from asgkit.backbones.tiny.network import NetworkConfig, TinyARNetwork
+from asgkit.backbones.tiny.prompts import vocabulary
+from asgkit.backbones.tiny.tokenizer import EOS, WordTokenizer
+from asgkit.backbones.tiny.trunk import TrunkConfig, select_rows
+from asgkit.shapes.world import render, sample_scene
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Settings of one pre-training; `steps` of `images` scenes with three questions each."""
+
+    steps: int = 1800
+    images: int = 64
+    learning_rate: float = 2e-3
+    warmup: int = 60
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    seed: int = 0
+    registers: float = 0.0  # strength p of framing-specific systematic errors
+    coarse_codes: int = 448
+    fine_codes: int = 1024
+    code_scenes: int = 20000
+    precision: str = "bf16"
+
+
+def make_codebooks(config: PretrainConfig) -> tuple[Tensor, Tensor]:
+    """Coarse and fine codebooks (V, 48) in [0, 1], learned from rendered scenes."""
+    rng = np.random.default_rng([config.seed, 3])
+    pixels = to_tensor([render(sample_scene(rng, "train")) for _ in range(config.code_scenes)])
+    books = []
+    for picture, size in ((halve(pixels), config.coarse_codes), (pixels, config.fine_codes)):
+        rows = (patches(picture).reshape(-1, 48) * 255).round().to(torch.uint8).numpy()
+        books.append(torch.from_numpy(build_codebook(rows, size, config.seed)).float() / 255)
+    return books[0], books[1]
+
+
+def encode(network: TinyARNetwork, pixels: Tensor) -> Tensor:
+    """Codes (B, 45) of pictures (B, 3, 24, 24): nearest coarse patches, then nearest fine patches."""
+    coarse = nearest(patches(halve(pixels)), network.coarse_book)
+    return torch.cat([coarse, nearest(patches(pixels), network.fine_book)], 1)
+
+
+def _text_loss(network: TinyARNetwork, past, group: TextRows) -> Tensor:
+    start = torch.zeros(len(group.rows), dtype=torch.int64)
+    hidden, _ = network.read(group.ids, group.mask, select_rows(past, group.rows), None, start)
+    target = group.loss[:, 1:]
+    return nn.functional.cross_entropy(network.word_head(hidden[:, :-1][target]).float(), group.ids[:, 1:][target])
+
+
+def _draw_loss(network: TinyARNetwork, batch: Batch) -> Tensor:
+    ids, mask = batch.draw.ids, batch.draw.mask & (batch.draw.ids != EOS)
+    start = torch.zeros(len(ids), dtype=torch.int64)
+    _, past = network.read(ids, mask, None, None, start)
+    codes = encode(network, batch.pixels[batch.draw.rows])
+    coarse, fine = network.code_logits(network.draw_hidden(codes, past, mask))
+    cut = coarse.shape[1]
+    return (nn.functional.cross_entropy(coarse.float().flatten(0, 1), codes[:, :cut].flatten())
+            + nn.functional.cross_entropy(fine.float().flatten(0, 1), codes[:, cut:].flatten()))
+
+
+def losses(network: TinyARNetwork, batch: Batch) -> dict[str, Tensor]:
+    """Mean cross-entropies (nats): answers; questions and captions; image codes."""
+    past = network.see(batch.pixels)
+    return {"answer": _text_loss(network, past, batch.short), "text": _text_loss(network, past, batch.long),
+            "draw": _draw_loss(network, batch)}
+
+
+def _rate(config: PretrainConfig, step: int) -> float:
+    if step < config.warmup:
+        return (step + 1) / config.warmup
+    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def new_network(config: PretrainConfig) -> TinyARNetwork:
+    """A freshly initialised network with its codebooks."""
+    torch.manual_seed(config.seed)
+    words = len(WordTokenizer(vocabulary()))
+    coarse, fine = make_codebooks(config)
+    network = TinyARNetwork(NetworkConfig(words, len(coarse), len(fine), TrunkConfig()))
+    network.coarse_book.copy_(coarse)
+    network.fine_book.copy_(fine)
+    return network
+
+
+def train(network: TinyARNetwork, config: PretrainConfig, log: Path, progress: bool = True) -> None:
+    """Train in place; writes one JSON line of losses (nats) every 20 steps to `log`."""
+    sampler = Sampler(WordTokenizer(vocabulary()), config.seed, config.images, config.registers)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, betas=(0.9, 0.98),
+                                  weight_decay=config.weight_decay)
+    cast = torch.autocast("cpu", torch.bfloat16) if config.precision == "bf16" else nullcontext()
+    began = time.time()
+    with log.open("w") as file:
+        for step in tqdm(range(config.steps), disable=not progress, desc="pretrain tiny-ar"):
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * _rate(config, step)
+            batch = sampler.batch()
+            with cast:
+                parts = losses(network, batch)
+            loss = parts["answer"] + 0.5 * parts["text"] + 0.5 * parts["draw"]
+            optimizer.zero_grad()
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(network.parameters(), config.clip)
+            if not torch.isfinite(norm):
+                raise FloatingPointError(f"pre-training diverged at step {step}; lower learning_rate")
+            optimizer.step()
+            if step % 20 == 0 or step == config.steps - 1:
+                row = {"step": step, **{k: round(v.item(), 4) for k, v in parts.items()},
+                       "seconds": round(time.time() - began, 1)}
+                file.write(json.dumps(row) + "\n")
+                file.flush()
+
+
+def save(network: TinyARNetwork, config: PretrainConfig, path: Path) -> None:
+    """Write weights, codebooks (as uint8), vocabulary and settings into one safetensors file."""
+    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    for name in ("coarse_book", "fine_book"):
+        tensors[name] = (tensors[name] * 255).round().to(torch.uint8)
+    meta = {"network": json.dumps(asdict(network.config)), "words": json.dumps(vocabulary()),
+            "pretrain": json.dumps(asdict(config))}
+    save_file(tensors, path, metadata=meta)
