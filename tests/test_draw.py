@@ -48,7 +48,8 @@ def noise(count: int, seed: int = 0) -> torch.Tensor:
         ("100.5", "100", 0.8),  # contained, so the 0.5% never counts
         ("35", "40", 0.4),
         ("30", "40", 0.0),
-        ("0.9", "1", 0.4),  # denominator is at least 1
+        ("0.3", "0.5", 0.4),  # denominator is at least 1
+        ("1.2", "1.0", 0.4),  # 20% on the dot
         ("2 cats", "2 dogs", 1.0),  # published quirk
         ("4", "41", 0.8),  # published quirk
         ("red big circle", "big blue circle", 0.5),  # two of four words

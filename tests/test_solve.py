@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from asgkit.solve import (
@@ -65,6 +65,7 @@ def test_normalise_answer_by_hand(text, core):
         st.text(), st.text(alphabet='<>/answer ,.!"A3'), st.from_regex(r"(<answer>)?[ -~]*(</answer>)?")
     )
 )
+@example("<ans</answer>wer>red")  # taking the inner tag out must not make a new one
 def test_normalise_answer_is_idempotent(text):
     once = normalise_answer(text)
     assert normalise_answer(once) == once

@@ -142,13 +142,14 @@ def test_grpo_on_policy_is_reinforce(seed):
 
 def test_grpo_clips_only_the_harmful_side():
     # ratios 2, 2, .5, .5 with advantages +, -, +, -: the clip binds for (2, +) and (.5, -).
-    behaviour = torch.full((4, 1), -1.0)
-    logp = (behaviour + torch.tensor([2.0, 2.0, 0.5, 0.5]).log().unsqueeze(1)).requires_grad_()
+    behaviour = torch.full((4, 1), -1.0, requires_grad=True)
+    logp = (behaviour.detach() + torch.tensor([2.0, 2.0, 0.5, 0.5]).log().unsqueeze(1)).requires_grad_()
     advantages, mask = torch.tensor([1.0, -1.0, 1.0, -1.0]), torch.ones(4, 1).bool()
     loss, stats = grpo_loss(logp, behaviour, advantages, mask)
     assert loss.item() == pytest.approx(-(1.2 - 2.0 + 0.5 - 0.8) / 4)
     loss.backward()
     assert logp.grad.flatten().tolist() == pytest.approx([0.0, 0.5, -0.125, 0.0])
+    assert behaviour.grad is None, "the policy that sampled is a constant"
     assert stats["ratio_mean"] == pytest.approx(1.25) and stats["clip_fraction"] == 0.5
 
 
@@ -167,6 +168,8 @@ def test_sft_by_hand():
     assert loss.item() == pytest.approx(-logp[1, 1:3].mean().item())
     loss.backward()
     assert logp.grad[1, 1:3].tolist() == [-0.5, -0.5] and logp.grad.abs().sum() == 1.0
+    empty = mask & torch.tensor([[True], [True], [False]])  # a chosen row without tokens counts for nothing
+    assert sft_loss(logp, empty, torch.tensor([False, True, True])).item() == pytest.approx(loss.item())
 
 
 def test_sft_without_rows_is_zero_and_still_differentiable():
