@@ -48,6 +48,7 @@ _BOTH: list[tuple[str, str, str, str]] = [
     ("rank", "int", "-", "Process that saw the image; 0 in a single-process run."),
     ("image", "str", "-", "File name of the image, relative to the pool folder."),
     ("image_index", "int", "-", "Index of the image in the pool's sorted list of usable files."),
+    ("control", "str", "-", "Name of the reward control; empty in the true method."),
     ("questions", "list[str]", "text", "The Proposer's K candidate (U) or M diagnostic (G) questions."),
     ("questions/valid", "list[bool]", "-", "Per question: passed the validity test."),
     ("questions/problems", "list[str]", "text", "Per question: why it is invalid; empty when valid."),
@@ -109,7 +110,6 @@ _GENERATION: list[tuple[str, str, str, str]] = [
     ("generator/zero_variance", "bool", "-", "All candidates earned the same R_g: no gradient this step."),
     ("generator/seeds", "list[int]", "-", "Seed that draws each candidate again."),
     ("replay/pushed", "bool", "-", "The best candidate entered the replay buffer."),
-    ("control", "str", "-", "Name of the reward control; empty in the true method."),
     ("judge_scores", "list[float]", "fraction", "Scores of an injected control judge; else empty."),
 ]
 

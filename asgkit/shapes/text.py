@@ -217,8 +217,8 @@ def diagnose(rng: np.random.Generator, scene: Scene, text: str, limit: int = 40)
     colored = wanted is not None and all(color for color, _ in wanted.objects)
     for _ in range(limit):
         qa = sample_qa(rng, scene)
-        if qa.family == "spatial":
-            continue
+        if qa.family == "spatial" or (qa.answer == "none" and rng.random() < 0.75):
+            continue  # "is there a digit" rarely tells one drawing from another
         if colored or qa.family == "reading" or not _mentions_color(qa.question):
             return qa
     return None
@@ -226,3 +226,69 @@ def diagnose(rng: np.random.Generator, scene: Scene, text: str, limit: int = 40)
 
 def _mentions_color(question: str) -> bool:
     return "color" in question or any(color in question.split() for color in COLOR_NAMES)
+
+
+def answer_question(scene: Scene, question: str) -> str | None:
+    """The true answer to a question of the world about a scene; None for a question that it does not determine.
+
+    The inverse of `ask_about`: a question about an object that is absent or ambiguous has no answer.
+    """
+    for pattern, reader in _READERS:
+        if match := pattern.fullmatch(question.strip()):
+            return reader(scene, match)
+    return None
+
+
+def _one(scene: Scene, color: str, shape: str) -> Thing | None:
+    found = [t for t in scene.things if (t.color, t.shape) == (color, shape)]
+    return found[0] if len(found) == 1 else None
+
+
+def _only(values: set[str]) -> str | None:
+    return next(iter(values)) if len(values) == 1 else None
+
+
+def _answer_place(scene: Scene, match: re.Match) -> str | None:
+    thing = _one(scene, match["c"], match["s"])
+    if thing is None:
+        return None
+    if match["axis"] == "row":
+        return ("top", "middle", "bottom")[thing.row]
+    return ("left", "middle", "right")[thing.column]
+
+
+def _answer_relation(scene: Scene, match: re.Match) -> str | None:
+    a, b = _one(scene, match["c"], match["s"]), _one(scene, match["c2"], match["s2"])
+    relation = relation_between(a, b) if a and b and a is not b else None
+    return relation.removesuffix(" of") if relation else None
+
+
+def _answer_more(scene: Scene, match: re.Match) -> str | None:
+    first, second = match["a"], match["b"]
+    if first == second:
+        return None
+    have = Counter([t.color for t in scene.things] + [PLURALS[t.shape] for t in scene.things])
+    if have[first] == have[second]:
+        return "equal"
+    return first if have[first] > have[second] else second
+
+
+_C, _S, _P = "|".join(COLOR_NAMES), "|".join(SHAPES), "|".join(SINGULAR)
+_READERS = tuple((re.compile(pattern), reader) for pattern, reader in (
+    (rf"is there a (?P<c>{_C}) (?P<s>{_S}) \?",
+     lambda scene, m: "yes" if (m["c"], m["s"]) in {(t.color, t.shape) for t in scene.things} else "no"),
+    (rf"what color is the (?P<s>{_S}) \?",
+     lambda scene, m: _only({t.color for t in scene.things if t.shape == m["s"]})),
+    (rf"what shape is the (?P<c>{_C}) object \?",
+     lambda scene, m: _only({t.shape for t in scene.things if t.color == m["c"]})),
+    (r"how many objects are there \?", lambda scene, m: str(len(scene.things))),
+    (rf"how many (?P<c>{_C}) objects are there \?",
+     lambda scene, m: str(sum(t.color == m["c"] for t in scene.things))),
+    (rf"how many (?P<p>{_P}) are there \?",
+     lambda scene, m: str(sum(PLURALS[t.shape] == m["p"] for t in scene.things))),
+    (rf"in which (?P<axis>row|column) is the (?P<c>{_C}) (?P<s>{_S}) \?", _answer_place),
+    (rf"where is the (?P<c>{_C}) (?P<s>{_S}) from the (?P<c2>{_C}) (?P<s2>{_S}) \?", _answer_relation),
+    (rf"are there more (?P<a>{_C}) or (?P<b>{_C}) objects \?", _answer_more),
+    (rf"are there more (?P<a>{_P}) or (?P<b>{_P}) \?", _answer_more),
+    (r"what digit is shown \?", lambda scene, m: "none" if scene.digit is None else str(scene.digit)),
+))

@@ -18,16 +18,17 @@ TRAINED = (
 )
 TRAINED_WEIGHTS = (0.40, 0.20, 0.12, 0.10, 0.08, 0.06, 0.04)
 
-# Voting framings of the clean base: none of these preambles occurs in pre-training, so a vote among them measures
-# prompt robustness. They were chosen on the dev split, where their errors differ (see the premise report).
+# Voting framings of the clean base. None occurs in pre-training, and each names a perceptual focus (layout, text,
+# left and right, counting, colour, identity, detail), so their errors differ: a vote among them measures prompt
+# robustness, not new knowledge. Chosen on the dev split among 17 candidates (see the premise report).
 UNSEEN = (
-    "look at the image :",
-    "be an examiner and answer :",
-    "precise solver :",
-    "only the facts :",
-    "careful analyst look :",
-    "study and answer directly :",
-    "brief visible answer :",
+    "look at the row and the column :",
+    "study the digit and the shapes :",
+    "look left , look right , answer :",
+    "as an analyst count the objects :",
+    "red or blue ? look :",
+    "what is shown ? look :",
+    "be brief , study the objects :",
 )
 
 

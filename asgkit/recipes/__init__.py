@@ -1,0 +1,1 @@
+"""Reward controls and other methods, one small file each."""

@@ -1,0 +1,1 @@
+"""Statistics, tables and figures made from run logs and per-item results."""

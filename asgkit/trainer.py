@@ -1,0 +1,425 @@
+"""The loop of Ask, Solve, Generate: understanding and generation steps in the order of the paper's Algorithm 1."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from asgkit.ask import TargetEntropy, proposer_reward, self_consistency_reward
+from asgkit.backbones.base import ROLES, Answers, Backbone, Drawings
+from asgkit.config import Config
+from asgkit.faults import BadStepGuard, NonFiniteValue, StopSignal
+from asgkit.optim import RoleOptimiser, UpdateStats
+from asgkit.pool import ImagePool, PoolImage
+from asgkit.recipes.controls import Judge, control_rewards, control_vote
+from asgkit.records import UnderstandingRow, generation_record, update_fields
+from asgkit.replay import ReplayBuffer
+from asgkit.rollout import Solved, answer_questions, caption, greedy_difficulty, propose
+from asgkit.runs import RunDirectory
+from asgkit.score import Card, Scores, make_cards, score_candidates
+from asgkit.solve import pseudo_label_mask, solver_rewards
+from asgkit.state import Tensors, pack, restore_rng, rng_state, unpack
+from asgkit.ste import RollingPercentile
+from asgkit.updates import EMABaseline, group_advantages, grpo_loss, masked_mean, reinforce_loss, sft_loss, token_kl
+
+ASK, SOLVE, CAPTION, DIAGNOSE, DRAW, CONTROL, STYLE, REPLAY = range(8)  # streams of derived seeds
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Sampled text that a role is trained on: exactly the prompts, image rows and ids that were sampled."""
+
+    prompts: list[str]
+    rows: list[int]
+    answers: Answers
+
+
+class Trainer:
+    """Three roles, one frozen base, two loops that meet only in the Solver.
+
+    The trainer sees a `Backbone`, unlabelled images and a run directory; it has no branch on the model and no
+    access to labels. `judge` exists for the oracle control alone and is None in the method.
+    """
+
+    def __init__(self, config: Config, backbone: Backbone, pool: ImagePool, run: RunDirectory, *,
+                 judge: Judge | None = None, stop: StopSignal | None = None) -> None:
+        self.config, self.backbone, self.pool, self.run, self.judge = config, backbone, pool, run, judge
+        self.stop = stop or StopSignal()
+        rates = {role: getattr(config, role).learning_rate for role in ROLES}
+        self.optimisers = {role: RoleOptimiser(backbone, role, rates[role], config) for role in ROLES}
+        self.window = RollingPercentile(config.solver.ste_window)
+        self.baseline = EMABaseline(config.solver.baseline_momentum)
+        p = config.proposer
+        self.target = TargetEntropy(p.target_entropy, momentum=p.target_momentum, adaptive=p.adaptive_target)
+        self.replay = ReplayBuffer(config.replay.capacity, backbone.spec.image_side)
+        self.guard = BadStepGuard(config.max_bad_steps)
+        self.step = 0
+        self.tokens = 0
+        self.times: dict[str, float] = {}
+
+    # -- one step ------------------------------------------------------------------------------------------------
+    def phase(self, step: int) -> str:
+        """U or G: `understanding` U steps, then `generation` G steps, counted from step 1."""
+        s = self.config.schedule
+        return "U" if (step - 1) % (s.understanding + s.generation) < s.understanding else "G"
+
+    def train_step(self) -> list[dict[str, Any]]:
+        """Take step `self.step + 1`; returns its log records. A non-finite value skips the step's updates."""
+        self.step += 1
+        self.times = {}
+        torch.manual_seed(self._seed(len(ROLES) + 100))  # LoRA dropout, the only use of the global stream
+        images = self._draw_images()
+        try:
+            records = self.understanding_step(images) if self.phase(self.step) == "U" else self.generation_step(images)
+        except NonFiniteValue as error:
+            names = [item.name for item in images]
+            self.guard.skipped(self.step, str(error), {"images": names}, self.run.path)
+            return []
+        self.guard.ok()
+        return records
+
+    def understanding_step(self, images: list[PoolImage]) -> list[dict[str, Any]]:
+        """Ask and solve. Stages as in the paper: 2 ask, 3 solve and measure, 4 Proposer update, 5 Solver update."""
+        c = self.config
+        pictures = [item.image for item in images]
+        with self._stage("ask"):
+            prefix = self.backbone.prefix(pictures, role="proposer")
+            requests = [self.backbone.spec.prompts.ask] * len(images)
+            prompts, rows, sampled, questions = propose(
+                self.backbone, prefix, requests, c.proposer.candidates, temperature=c.proposer.temperature,
+                top_p=c.proposer.top_p, max_new_tokens=c.proposer.max_new_tokens, seed=self._seed(ASK))
+            k = c.proposer.candidates
+            table = [UnderstandingRow(questions[i : i + k]) for i in range(0, len(questions), k)]
+        with self._stage("solve"):
+            solved, where = self._solve(pictures, table)
+        with self._stage("reward"):
+            window = len(self.window)
+            self._reward_questions(table)
+        with self._stage("update"):
+            stats = {"proposer": self._proposer_gradient(pictures, Rollout(prompts, rows, sampled), table),
+                     "solver": self._solver_gradient(pictures, table, solved, where)}
+            baseline = self.baseline.value
+            self._apply(stats)
+            self._update_baseline(table)
+        self.tokens += int(sampled.mask.sum()) + (int(solved.answers.mask.sum()) if solved else 0)
+        return self._understanding_records(images, table, stats, window, baseline, sampled)
+
+    def generation_step(self, images: list[PoolImage]) -> list[dict[str, Any]]:
+        """Draw. Stages as in the paper: 1 caption, 2 diagnose, 3 draw, 4 score, 5 Generator update, 6 replay."""
+        c, prompts = self.config, self.backbone.spec.prompts
+        pictures = [item.image for item in images]
+        with self._stage("caption"):
+            rng = np.random.default_rng([c.seed, self.step, STYLE])
+            requests = [prompts.captions[i] for i in rng.integers(len(prompts.captions), size=len(images))]
+            captions = caption(self.backbone, self.backbone.prefix(pictures, role="solver"), requests,
+                               temperature=c.generator.caption_temperature,
+                               max_new_tokens=self.backbone.spec.max_new_tokens, seed=self._seed(CAPTION))
+        with self._stage("diagnose"):
+            asks = [prompts.diagnose.format(caption=t) for t in captions]
+            prefix = self.backbone.prefix(pictures, role="proposer")
+            _, _, asked, questions = propose(
+                self.backbone, prefix, asks, c.generator.questions, temperature=c.proposer.temperature,
+                top_p=c.proposer.top_p, max_new_tokens=c.proposer.max_new_tokens, seed=self._seed(DIAGNOSE))
+            cards = make_cards(self.backbone, pictures, captions, requests, questions, c.generator, c.solver)
+        with self._stage("draw"):
+            drawn, seeds = self._draw_candidates(cards)
+        with self._stage("score"):
+            width = c.generator.candidates
+            groups = [drawn.images[i : i + width] for i in range(0, len(drawn.images), width)]
+            scores = score_candidates(self.backbone, cards, groups, c.generator, c.solver)
+            judged = self.judge.drawings([card.prompt for card in cards], groups) if self.judge else []
+        with self._stage("update"):
+            advantages, active = self._generator_advantages(cards, scores, judged)
+            stats = {"generator": self._generator_gradient(cards, drawn, advantages, active)}
+            self._apply(stats)
+        self.tokens += int(asked.mask.sum())
+        pushed = self._push(cards, scores, groups)
+        shared = update_fields(stats)
+        return [generation_record(self.step, item, cards[i], scores, i, advantages=advantages[i].tolist(),
+                                  active=bool(active[i]), seeds=seeds[i * width : (i + 1) * width],
+                                  pushed=pushed[i], control=c.control, judged=judged[i] if judged else [],
+                                  shared=shared) for i, item in enumerate(images)]
+
+    # -- understanding ---------------------------------------------------------------------------------------------
+    def _solve(self, pictures: list, table: list[UnderstandingRow]) -> tuple[Solved | None, list[tuple[int, int]]]:
+        """Votes under N framings and the greedy STE call, for every valid candidate of every image at once."""
+        s = self.config.solver
+        where = [(i, k) for i, row in enumerate(table) for k, q in enumerate(row.questions) if q.valid]
+        if not where:
+            return None, where
+        texts, rows = [table[i].questions[k].text for i, k in where], [i for i, _ in where]
+        prefix = self.backbone.prefix(pictures, role="solver")
+        solved = answer_questions(self.backbone, prefix, texts, rows, framings=s.framings, temperature=s.temperature,
+                                  top_p=s.top_p, max_new_tokens=s.max_new_tokens, seed=self._seed(SOLVE))
+        self.stop.check()
+        top, mean, greedy = greedy_difficulty(self.backbone, prefix, texts, rows, tokens=s.ste_tokens,
+                                              max_new_tokens=s.max_new_tokens)
+        for j, (i, k) in enumerate(where):
+            table[i].votes[k] = solved.votes[j]
+            table[i].raw[k] = solved.answers.texts[j * s.framings : (j + 1) * s.framings]
+            table[i].ste[k], table[i].ste_mean[k], table[i].greedy[k] = top[j], mean[j], greedy[j]
+        return solved, where
+
+    def _reward_questions(self, table: list[UnderstandingRow]) -> None:
+        """R_p of every candidate on one scale, then group-relative advantages within each image's K candidates."""
+        p, s = self.config.proposer, self.config.solver
+        cells = [(row, k) for row in table for k, v in enumerate(row.votes) if v is not None]
+        raw = [(row.ste if s.ste_aggregation == "max" else row.ste_mean)[k] for row, k in cells]
+        for value in raw:
+            self.guard.check_finite("solver/token_entropy", value)
+        for (row, k), d in zip(cells, self.window.update_many(raw), strict=True):
+            row.difficulty[k] = d
+            row.frontier[k] = self_consistency_reward(row.votes[k].entropy, row.votes[k].margin, mu=self.target.mu,
+                                                      sigma=p.sigma)
+        for row in table:
+            row.rewards = [proposer_reward(row.difficulty[k] if s.ste and q.valid else 0.0, row.frontier[k] or 0.0,
+                                           valid=q.valid, duplicate=q.duplicate, w_ste=p.w_ste, w_sc=p.w_sc)
+                           for k, q in enumerate(row.questions)]
+        if cells:
+            self.target.update(float(np.mean([row.votes[k].entropy for row, k in cells])))
+        rng = np.random.default_rng([self.config.seed, self.step, CONTROL])
+        control = "" if self.config.control == "oracle" else self.config.control  # truth says nothing of a question
+        rewards = control_rewards(control, torch.tensor([row.rewards for row in table]), None, rng)
+        advantages, active = group_advantages(rewards)
+        for row, a, alive in zip(table, advantages.tolist(), active.tolist(), strict=True):
+            row.advantages, row.zero_variance = a, not alive
+
+    def _proposer_gradient(self, pictures: list, asked: Rollout, table: list[UnderstandingRow]) -> UpdateStats:
+        """GRPO over the K candidates of each image: the reward of a question trains the text that asked it."""
+        optimiser, p = self.optimisers["proposer"], self.config.proposer
+        advantages = torch.tensor([a for row in table for a in row.advantages])
+        active = torch.tensor([not row.zero_variance for row in table for _ in row.questions])
+        if not p.train or not active.any():
+            return optimiser.skipped()
+        policy, kl = self._policy(pictures, asked, "proposer")
+        mask = policy.mask & active[:, None].to(policy.mask.device)
+        loss, stats = grpo_loss(policy.logp, asked.answers.logp, advantages.to(mask.device), mask, clip=p.clip)
+        entropy = masked_mean(policy.entropy.detach(), policy.mask).item()
+        return optimiser.backward(loss, kl, entropy=entropy, clip_fraction=stats["clip_fraction"])
+
+    def _solver_gradient(self, pictures: list, table: list[UnderstandingRow], solved: Solved | None,
+                         where: list[tuple[int, int]]) -> UpdateStats:
+        """REINFORCE (paper), group-relative or pseudo-label update on q* (or every valid candidate)."""
+        optimiser, s = self.optimisers["solver"], self.config.solver
+        self._reward_answers(pictures, table, where)
+        taught = [j for j, (i, k) in enumerate(where) if k in table[i].solver_advantages]
+        if not s.train or not taught:
+            return optimiser.skipped()
+        rollout, advantages = self._solver_rollout(table, solved, where, taught)
+        policy, kl = self._policy(pictures, rollout, "solver")
+        advantages = advantages.to(policy.logp.device)
+        if s.update == "sft":
+            loss = sft_loss(policy.logp, policy.mask, torch.ones_like(advantages, dtype=torch.bool))
+        else:
+            loss = reinforce_loss(policy.logp, advantages, policy.mask)
+        return optimiser.backward(loss, kl, entropy=masked_mean(policy.entropy.detach(), policy.mask).item())
+
+    def _reward_answers(self, pictures: list, table: list[UnderstandingRow], where: list[tuple[int, int]]) -> None:
+        """R_s and advantages of the questions that may teach the Solver; the others get a reason."""
+        s = self.config.solver
+        rng = np.random.default_rng([self.config.seed, self.step, CONTROL, 1])
+        for i, k in where:
+            row = table[i]
+            if s.train_on == "best" and k != row.best:
+                continue
+            truth = self.judge.answer(pictures[i], row.questions[k].text) if self.judge else None
+            v = control_vote(self.config.control, row.votes[k], truth, rng)
+            rewards = torch.tensor([solver_rewards(v, low_info=s.low_information_penalty)])
+            rewards = control_rewards(self.config.control, rewards, rewards, rng)  # the oracle acts through the vote
+            row.solver_rewards[k] = rewards[0].tolist()
+            share = s.pseudo_label_share if s.update == "sft" else s.min_share
+            gated = self.config.control == "" and not pseudo_label_mask(row.votes[k], share)
+            relative, active = group_advantages(rewards)
+            if gated:
+                row.skip[k] = f"vote share below {share:.3f}"
+            elif s.update == "sft":
+                if v.count:
+                    row.solver_advantages[k] = [1.0] * len(v.answers)
+                else:
+                    row.skip[k] = "no framing gave the taught answer"
+            elif not active[0]:
+                row.skip[k] = "zero variance"
+            else:
+                row.solver_advantages[k] = (relative if s.update == "group" else self.baseline.advantage(rewards))[0].tolist()
+            if v is not row.votes[k]:
+                row.taught[k] = v.majority
+
+    def _solver_rollout(self, table: list[UnderstandingRow], solved: Solved, where: list[tuple[int, int]],
+                        taught: list[int]) -> tuple[Rollout, Tensor]:
+        """The sampled rows of the taught questions; for `sft` every framing is given the majority's sampled ids."""
+        n = self.config.solver.framings
+        keep, source, advantages = [], [], []
+        for j in taught:
+            i, k = where[j]
+            target = table[i].taught.get(k, table[i].votes[k].majority)
+            mine = range(j * n, (j + 1) * n)
+            keep += mine
+            if self.config.solver.update == "sft":
+                first = table[i].votes[k].answers.index(target)
+                source += [j * n + first] * n
+            else:
+                source += mine
+            advantages += table[i].solver_advantages[k]
+        a, index = solved.answers, torch.tensor(source)
+        answers = Answers([a.texts[x] for x in source], a.ids[index], a.mask[index], a.logp[index])
+        return Rollout([solved.prompts[x] for x in keep], [solved.rows[x] for x in keep], answers), torch.tensor(advantages)
+
+    def _policy(self, pictures: list, rollout: Rollout, role: str):
+        """Teacher-forced statistics under the role, with gradient, and the exact per-token KL to the frozen base."""
+        self.stop.check()
+        arguments = (pictures, rollout.prompts, rollout.answers)
+        reference = self.backbone.text_stats(*arguments, rows=rollout.rows, role=None, keep_logits=True)
+        policy = self.backbone.text_stats(*arguments, rows=rollout.rows, role=role, grad=True, keep_logits=True)
+        return policy, token_kl(policy.logits, reference.logits, policy.mask)
+
+    def _update_baseline(self, table: list[UnderstandingRow]) -> None:
+        used = [r for row in table for k in row.solver_advantages for r in row.solver_rewards[k]]
+        if used:
+            self.baseline.update(float(np.mean(used)))
+
+    def _understanding_records(self, images: list[PoolImage], table: list[UnderstandingRow],
+                               stats: dict[str, UpdateStats], window: int, baseline: float | None,
+                               sampled: Answers) -> list[dict[str, Any]]:
+        silent = [row.zero_variance for row in table]
+        shared = update_fields(stats) | {
+            "solver/update": self.config.solver.update, "solver/window_size": window, "solver/baseline": baseline,
+            "proposer/target_entropy": self.target.mu, "frac_reward_zero_std": float(np.mean(silent)),
+            "completions/mean_length": float(sampled.mask.sum(1).float().mean()), "num_tokens": self.tokens,
+        }
+        return [row.record(self.step, item, shared, self.config.control)
+                for row, item in zip(table, images, strict=True)]
+
+    # -- generation ------------------------------------------------------------------------------------------------
+    def _draw_candidates(self, cards: list[Card]) -> tuple[Drawings, list[int]]:
+        """L candidates of every prompt, each from its own logged seed."""
+        g = self.config.generator
+        rng = np.random.default_rng([self.config.seed, self.step, DRAW])
+        seeds = rng.integers(2**31, size=len(cards) * g.candidates).tolist()
+        prompts = [self._draw_prompt(card) for card in cards for _ in range(g.candidates)]
+        drawn = self.backbone.generate_images(prompts, seeds=seeds, role="generator", guidance=g.guidance,
+                                              temperature=g.temperature)
+        return drawn, seeds
+
+    def _draw_prompt(self, card: Card) -> str:
+        return self.backbone.spec.prompts.draw.format(caption=card.prompt)
+
+    def _generator_advantages(self, cards: list[Card], scores: Scores, judged: list[list[float]]
+                              ) -> tuple[Tensor, Tensor]:
+        """Group-relative advantages (B, L) of R_g; a card below the quality gate has no say."""
+        self.guard.check_finite("generator/rewards", scores.reward)
+        rng = np.random.default_rng([self.config.seed, self.step, CONTROL])
+        oracle = torch.tensor(judged) if judged else None
+        rewards = control_rewards(self.config.control, scores.reward, oracle, rng)
+        advantages, active = group_advantages(rewards)
+        active = active & torch.tensor([card.passed for card in cards])
+        return advantages * active[:, None], active
+
+    def _generator_gradient(self, cards: list[Card], drawn: Drawings, advantages: Tensor, active: Tensor) -> UpdateStats:
+        """GRPO on the tokens of the drawings that were scored, with the exact per-token KL to the frozen base."""
+        optimiser, g = self.optimisers["generator"], self.config.generator
+        keep = active.repeat_interleave(g.candidates).nonzero()[:, 0]
+        if not g.train or len(keep) == 0:
+            return optimiser.skipped()
+        self.stop.check()
+        prompts = [self._draw_prompt(cards[int(i) // g.candidates]) for i in keep]
+        codes, behaviour = drawn.codes[keep], drawn.logp[keep]
+        reference = self.backbone.generation_stats(prompts, codes, role=None, keep_logits=True)
+        policy = self.backbone.generation_stats(prompts, codes, role="generator", grad=True, keep_logits=True)
+        mask = torch.ones_like(policy.logp, dtype=torch.bool)
+        kl = token_kl(policy.logits, reference.logits, mask)
+        loss, stats = grpo_loss(policy.logp, behaviour, advantages.flatten()[keep].to(mask.device), mask, clip=g.clip)
+        return optimiser.backward(loss, kl, entropy=policy.entropy.detach().mean().item(),
+                                  clip_fraction=stats["clip_fraction"])
+
+    def _push(self, cards: list[Card], scores: Scores, groups: list[list]) -> list[bool]:
+        """Stage 6: the best candidate of every card that passed the gate enters the replay buffer."""
+        best = scores.reward.argmax(1).tolist()
+        return [card.passed and self.replay.push(groups[i][best[i]]) for i, card in enumerate(cards)]
+
+    # -- plumbing --------------------------------------------------------------------------------------------------
+    def _apply(self, stats: dict[str, UpdateStats]) -> None:
+        """All gradients of a step are finite before the first optimiser moves a weight."""
+        for role, s in stats.items():
+            self.optimisers[role].apply(s)
+
+    def _draw_images(self) -> list[PoolImage]:
+        """Real images, and in U steps a share `replay.mix` of them replaced by earlier best drawings."""
+        images = self.pool.next_batch(self.config.schedule.images)
+        if self.phase(self.step) == "G" or self.config.replay.mix == 0 or len(self.replay) == 0:
+            return images
+        rng = np.random.default_rng([self.config.seed, self.step, REPLAY])
+        swap = rng.random(len(images)) < self.config.replay.mix
+        return [PoolImage(f"replay/{item.name}", item.index, self.replay.draw(rng)) if s else item
+                for item, s in zip(images, swap, strict=True)]
+
+    def _seed(self, stream: int) -> int:
+        """A seed of its own for each step and use: no stream to save, none to replay after a resume."""
+        return int(np.random.default_rng([self.config.seed, self.step, stream]).integers(2**31))
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        self.stop.check()
+        began = time.perf_counter()
+        yield
+        self.times[name] = self.times.get(name, 0.0) + time.perf_counter() - began
+
+    # -- state -----------------------------------------------------------------------------------------------------
+    def save(self) -> None:
+        """Write a checkpoint of everything that decides the next step."""
+        tensors: Tensors = pack("replay", self.replay.tensors())
+        values: dict[str, Any] = {
+            "window": self.window.state_dict(), "baseline": self.baseline.state_dict(),
+            "target": self.target.state_dict(), "guard": self.guard.state_dict(), "pool": self.pool.state_dict(),
+            "tokens": self.tokens, "replay": self.replay.state_dict(), "optimisers": {},
+        }
+        for role, optimiser in self.optimisers.items():
+            held, plain = optimiser.state()
+            tensors |= pack(f"optimiser/{role}", held)
+            values["optimisers"][role] = plain
+        held, values["rng"] = rng_state({})
+        tensors |= pack("rng", held)
+        self.run.save_checkpoint(self.step, self._write_roles, tensors, values)
+
+    def _write_roles(self, folder) -> None:
+        for role in ROLES:
+            self.backbone.save_role(role, folder / role)
+
+    def resume(self) -> bool:
+        """Continue from the newest valid checkpoint of the run; False when there is none."""
+        found = self.run.newest_valid_checkpoint()
+        if found is None:
+            self.run.rewind(0)
+            return False
+        for role in ROLES:
+            self.backbone.load_role(role, found.path / role)
+            self.optimisers[role].restore(unpack(f"optimiser/{role}", found.tensors), found.values["optimisers"][role])
+        for name in ("window", "baseline", "target", "guard", "pool", "replay"):
+            getattr(self, name).load_state_dict(found.values[name])
+        self.replay.load_tensors(unpack("replay", found.tensors))
+        restore_rng({}, unpack("rng", found.tensors), found.values["rng"])
+        self.step, self.tokens = found.step, found.values["tokens"]
+        self.run.rewind(found.step)
+        return True
+
+    def fit(self, progress: Callable[[int, list[dict[str, Any]]], None] | None = None) -> None:
+        """Run to `schedule.steps`, logging every step and saving every `checkpoint.every` steps and at the end."""
+        total = self.config.schedule.steps
+        began, first = time.perf_counter(), self.step
+        while self.step < total:
+            records = self.train_step()
+            for record in records:
+                self.run.append(record)
+            self.run.append_timing(self.step, self.times)
+            if self.step % self.config.checkpoint.every == 0 or self.step == total:
+                self.save()
+            eta = (time.perf_counter() - began) / (self.step - first) * (total - self.step)
+            self.run.write_status("running" if self.step < total else "finished", self.step, total, eta_s=eta)
+            if progress:
+                progress(self.step, records)
