@@ -7,21 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from asgkit.backbones.base import ROLES, Backbone, load_backbone
-from asgkit.config import Config, from_dict
-from asgkit.device import choose_device
+from asgkit.backbones.base import ROLES, Backbone
+from asgkit.config import from_dict
 from asgkit.evals.shapes import AnswerItems, DrawingItems, evaluate_answers, evaluate_drawings
+from asgkit.launch import open_backbone
 from asgkit.runs import RunDirectory, load_checkpoint
-
-BEST = {"temperature": 0.7, "guidance": 3.0}  # placeholder until measured on dev
-
-
-def open_backbone(config: Config) -> Backbone:
-    """The backbone of a configuration with fresh adapters, on the chosen device."""
-    device = choose_device(config.device, config.precision)
-    return load_backbone(config.backbone, base=config.base, lora_rank=config.lora.rank, lora_alpha=config.lora.alpha,
-                         lora_dropout=config.lora.dropout, seed=config.seed, device=device.name,
-                         precision=device.precision)
 
 
 def open_run(path: str | Path, step: int | None = None) -> tuple[RunDirectory, Backbone, int]:

@@ -1,0 +1,67 @@
+"""Start or resume one training run: what the command line and the notebooks call."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from asgkit.backbones.base import Backbone, load_backbone
+from asgkit.config import Config
+from asgkit.device import Device, choose_device, make_deterministic
+from asgkit.faults import StopRequested, StopSignal
+from asgkit.pool import ImagePool
+from asgkit.recipes.controls import Judge
+from asgkit.runs import RunDirectory
+from asgkit.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+
+def open_backbone(config: Config, device: Device | None = None) -> Backbone:
+    """The backbone of a configuration with fresh adapters, on the chosen device."""
+    device = device or choose_device(config.device, config.precision)
+    return load_backbone(config.backbone, base=config.base, lora_rank=config.lora.rank, lora_alpha=config.lora.alpha,
+                         lora_dropout=config.lora.dropout, seed=config.seed, device=device.name,
+                         precision=device.precision)
+
+
+def train(config: Config, path: str | Path, *, resume: bool = False, judge: Judge | None = None,
+          progress: Callable[[int, list[dict[str, Any]]], None] | None = None) -> RunDirectory:
+    """Train one run in `path` to `schedule.steps`; with `resume` continue from its newest valid checkpoint.
+
+    SIGTERM and Ctrl-C stop it between stages, with status `stopped`; a later resume repeats the unfinished step
+    exactly. Raises ValueError when control=oracle has no judge, RunExists when `path` holds a run and `resume` is
+    False, PoolError when no image can be used, TrainingAborted after a streak of non-finite steps.
+    """
+    if (config.control == "oracle") != (judge is not None):
+        raise ValueError("a judge and control=oracle go together: the method itself must never see the truth")
+    device = choose_device(config.device, config.precision)
+    make_deterministic()
+    backbone = open_backbone(config, device)
+    pool = ImagePool(config.pool.path, size=backbone.spec.image_side, limit=config.pool.limit, seed=config.seed)
+    pool.check()
+    run = RunDirectory.create(path, config.model_dump(), resume=resume, keep=config.checkpoint.keep,
+                              device=device.reason)
+    with StopSignal() as stop:
+        trainer = Trainer(config, backbone, pool, run, judge=judge, stop=stop)
+        if resume and trainer.resume():
+            log.info("resumed %s at step %d", path, trainer.step)
+        try:
+            trainer.fit(progress)
+        except StopRequested as reason:
+            # the unfinished step left no trace in the log and moved no weight: the last checkpoint is the truth
+            run.write_status("stopped", trainer.step - 1, config.schedule.steps, message=str(reason))
+            raise
+        except Exception as error:
+            run.write_status("failed", trainer.step, config.schedule.steps, message=f"{type(error).__name__}: {error}")
+            raise
+    return run
+
+
+def use_threads(count: int) -> None:
+    """Limit torch to `count` threads: two runs of one thread each finish sooner than one run of two."""
+    torch.set_num_threads(count)
