@@ -84,16 +84,18 @@ lint: $(STAMP) ## check the style of code and notebooks with ruff (a second)
 
 # First pass: run, without timings. Second pass: drop what differs between machines or was left by papermill,
 # so that a second `make notebooks` leaves nothing for git to see.
+NBCONVERT := $(BIN)/python -m nbconvert --log-level=WARN --to notebook --inplace
+NB_EXECUTE := $(NBCONVERT) --execute --ExecutePreprocessor.kernel_name=python3 \
+  --ExecutePreprocessor.timeout=600 --ExecutePreprocessor.record_timing=False \
+  --KernelManager.transport_encryption=auto $(NOTEBOOKS)
+NB_CLEAN := $(NBCONVERT) --coalesce-streams --ClearMetadataPreprocessor.enabled=True \
+  --ClearMetadataPreprocessor.preserve_cell_metadata_mask="{'tags'}" \
+  --ClearMetadataPreprocessor.preserve_nb_metadata_mask="{'kernelspec', ('language_info', 'name')}" $(NOTEBOOKS)
+
 notebooks: $(STAMP) ## re-run notebooks/*.ipynb in place, the same bytes each time (about 15 minutes)
-	@$(if $(NOTEBOOKS),echo "make notebooks: up to 3 minutes each: $(NOTEBOOKS)",echo "no notebooks to run yet")
-	@$(if $(NOTEBOOKS),$(BIN)/python -m nbconvert --log-level=WARN --to notebook --inplace --execute \
-	  --ExecutePreprocessor.kernel_name=python3 --ExecutePreprocessor.timeout=600 \
-	  --ExecutePreprocessor.record_timing=False --KernelManager.transport_encryption=auto \
-	  --coalesce-streams $(NOTEBOOKS))
-	@$(if $(NOTEBOOKS),$(BIN)/python -m nbconvert --log-level=WARN --to notebook --inplace \
-	  --ClearMetadataPreprocessor.enabled=True --ClearMetadataPreprocessor.preserve_cell_metadata_mask="{'tags'}" \
-	  --ClearMetadataPreprocessor.preserve_nb_metadata_mask="{'kernelspec', ('language_info', 'name')}" \
-	  $(NOTEBOOKS))
+	@echo "make notebooks: $(if $(NOTEBOOKS),up to 3 minutes for each of $(NOTEBOOKS),nothing to run yet)"
+	@$(if $(NOTEBOOKS),$(NB_EXECUTE))
+	@$(if $(NOTEBOOKS),$(NB_CLEAN))
 
 lab: $(STAMP) ## open the notebooks in JupyterLab (until you press Ctrl-C)
 	@$(BIN)/python -m jupyterlab notebooks

@@ -27,7 +27,15 @@ from asgkit.score import Card, Scores, make_cards, score_candidates
 from asgkit.solve import pseudo_label_mask, solver_rewards
 from asgkit.state import Tensors, pack, restore_rng, rng_state, unpack
 from asgkit.ste import RollingPercentile
-from asgkit.updates import EMABaseline, group_advantages, grpo_loss, masked_mean, reinforce_loss, sft_loss, token_kl
+from asgkit.updates import (
+    EMABaseline,
+    group_advantages,
+    grpo_loss,
+    masked_mean,
+    reinforce_loss,
+    sft_loss,
+    token_kl,
+)
 
 ASK, SOLVE, CAPTION, DIAGNOSE, DRAW, CONTROL, STYLE, REPLAY = range(8)  # streams of derived seeds
 

@@ -83,7 +83,7 @@ def _answer_items(bench: VQABenchmark, greedy: list[list[str]], drawn: list[list
                   ste: list[float]) -> AnswerItems:
     truth = [normalise_answer(item.answer) for item in bench.items]
     votes, warm = [vote(row) for row in greedy], [vote(row) for row in drawn]
-    right = lambda rows: np.array([[a == t for a in row] for row, t in zip(rows, truth, strict=True)]).T  # noqa: E731
+    right = lambda rows: np.array([[a == t for a in row] for row, t in zip(rows, truth, strict=True)]).T
     return AnswerItems(
         framings=right([v.answers for v in votes]), sampled=right([v.answers for v in warm]),
         canonical=np.array([normalise_answer(a) == t for a, t in zip(plain, truth, strict=True)]),

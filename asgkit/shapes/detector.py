@@ -131,5 +131,5 @@ def _related(scene: Scene, wanted: Wanted) -> bool:
 
 def agrees(detected: Scene, truth: Scene) -> bool:
     """Whether a detection equals the true scene: colours, shapes, sizes and cells of all objects, and the digit."""
-    key = lambda scene: Counter((t.color, t.shape, t.size, t.cell) for t in scene.things)  # noqa: E731
+    key = lambda scene: Counter((t.color, t.shape, t.size, t.cell) for t in scene.things)
     return key(detected) == key(truth) and (detected.digit, detected.digit_cell) == (truth.digit, truth.digit_cell)

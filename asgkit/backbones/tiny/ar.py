@@ -143,5 +143,5 @@ def _guide(logits: Tensor, count: int, guidance: float) -> Tensor:
 def _pad_join(coarse: Tensor, fine: Tensor) -> Tensor:
     """Coarse (B, 9, V1) and fine (B, 36, V2) logits as one (B, 45, V) tensor, missing codes at -inf."""
     width = max(coarse.shape[-1], fine.shape[-1])
-    pad = lambda x: torch.nn.functional.pad(x, (0, width - x.shape[-1]), value=float("-inf"))  # noqa: E731
+    pad = lambda x: torch.nn.functional.pad(x, (0, width - x.shape[-1]), value=float("-inf"))
     return torch.cat([pad(coarse), pad(fine)], 1)

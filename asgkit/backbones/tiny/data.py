@@ -122,7 +122,7 @@ class Sampler:
         short = [self._solve(scene, row) for row, scene in enumerate(scenes) for _ in range(QA_PER_IMAGE)]
         long = [item for row, scene in enumerate(scenes) for item in self._long(scene, row)]
         draw = [self._drawing(scene, row) for row, scene in enumerate(scenes)]
-        pack = lambda pairs: text_rows(self.tokenizer, pairs)  # noqa: E731
+        pack = lambda pairs: text_rows(self.tokenizer, pairs)
         return Batch(to_tensor([render(s) for s in scenes]), pack(short), pack(long), pack(draw))
 
 

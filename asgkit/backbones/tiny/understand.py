@@ -172,7 +172,7 @@ class TinyUnderstanding:
 def _join(parts: list[dict[str, Tensor]], tokenizer: WordTokenizer, keep: int) -> Answers:
     """Concatenate chunks that may have stopped at different lengths."""
     width = max(part["ids"].shape[1] for part in parts)
-    pad = lambda x, value: nn.functional.pad(x, (0, width - x.shape[1]), value=value)  # noqa: E731
+    pad = lambda x, value: nn.functional.pad(x, (0, width - x.shape[1]), value=value)
     ids = torch.cat([pad(part["ids"], PAD) for part in parts])
     mask = torch.cat([pad(part["mask"], False) for part in parts])
     logp = torch.cat([pad(part["logp"], 0.0) for part in parts])
