@@ -30,9 +30,15 @@ export TOKENIZERS_PARALLELISM ?= false
 export PYTHONHASHSEED ?= 0
 # A python3 kernel that you registered for yourself must not shadow the one of this environment.
 export JUPYTER_PREFER_ENV_PATH := 1
-# (MPLBACKEND is set for the tests alone: in a kernel it would switch the pictures of the notebooks off.)
+# Nor may a personal matplotlibrc or IPython start-up file change what notebooks print; and a home folder that
+# cannot be written, as in many containers, is then no trouble either.
+export MPLCONFIGDIR := $(CURDIR)/$(VENV)/state/matplotlib
+export IPYTHONDIR := $(CURDIR)/$(VENV)/state/ipython
+export JUPYTER_RUNTIME_DIR := $(CURDIR)/$(VENV)/state/jupyter
+# MPLBACKEND is set for the tests alone: in a kernel it would switch the pictures of the notebooks off.
 # Two workers share two cores: one thread each is faster than two threads fighting, and sums in one order.
 test test-fast notebooks: export OMP_NUM_THREADS := 1
+test reproduce notebooks: export JUPYTER_NO_CONFIG := 1
 
 # Said before anything starts, so that a first run does not look stuck while it installs.
 FIRST_TIME := installing takes a few more the first time
@@ -156,5 +162,7 @@ $(STAMP): requirements-lock.txt pyproject.toml
 	@$(install_torch)
 	@echo "  the locked packages (about 160)"
 	@$(PIP) install -q -r requirements-lock.txt
-	@$(PIP) install -q --no-deps --no-build-isolation -e .
+	@PYTHONWARNINGS="ignore:Editable installation" $(PIP) install -q --no-deps --no-build-isolation -e .
+	@mkdir -p "$$MPLCONFIGDIR" "$$IPYTHONDIR" "$$JUPYTER_RUNTIME_DIR"
+	@$(BIN)/python -c 'import matplotlib.font_manager' 2>/dev/null  # its first import warns while it lists fonts
 	@pwd -P > $@

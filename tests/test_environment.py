@@ -13,6 +13,7 @@ import pytest
 import pytest_socket
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -68,6 +69,13 @@ def test_each_direct_dependency_is_locked_inside_its_range(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(DIRECT))
 def test_the_installed_version_lies_inside_the_range(name: str) -> None:
     assert DIRECT[name].specifier.contains(importlib.metadata.version(name), prereleases=True)
+
+
+@pytest.mark.parametrize("name", sorted(LOCK))
+def test_locked_packages_accept_the_first_release_of_our_python(name: str) -> None:
+    """Debian's 3.11.2 is in use: a package that asks for 3.11.5 would break `make setup` there."""
+    wanted = importlib.metadata.metadata(name)["Requires-Python"]
+    assert wanted is None or SpecifierSet(wanted).contains("3.11.0"), wanted
 
 
 @pytest.mark.parametrize("name", sorted(DIRECT))
