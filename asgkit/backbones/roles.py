@@ -43,7 +43,9 @@ class RoleAdapters:
         for tensors in self._named.values():
             for tensor in tensors.values():
                 tensor.data = tensor.data.float()  # master weights: a bf16 LoRA barely moves at small learning rates
+        self._drops = [m for layer in self._layers for m in layer.lora_dropout.values()]
         self._switch(None)
+        self._drop(False)
 
     def _collect(self, role: Role) -> dict[str, nn.Parameter]:
         marker = f".{role}."
@@ -62,17 +64,28 @@ class RoleAdapters:
             for tensor in tensors.values():
                 tensor.requires_grad_(True)
 
+    def _drop(self, active: bool) -> None:
+        # peft makes new dropout layers in training mode, also on a network in evaluation mode: sampling would drop
+        # connections, and the log-probabilities of what it sampled could not be computed again
+        for module in self._drops:
+            module.train(active)
+
     @contextmanager
-    def use(self, role: Role | None) -> Iterator[None]:
-        """Activate one role (None: the frozen base) and restore the previous one afterwards."""
+    def use(self, role: Role | None, *, dropout: bool = False) -> Iterator[None]:
+        """Activate one role (None: the frozen base) and restore the previous one afterwards.
+
+        dropout: whether LoRA dropout acts inside; only a pass that carries a gradient should ask for it.
+        """
         if role is not None and role not in ROLES:
             raise ValueError(f"unknown role {role!r}; choose one of {ROLES} or None for the frozen base")
         before = self.active
         self._switch(role)
+        self._drop(dropout)
         try:
             yield
         finally:
             self._switch(before)
+            self._drop(False)
 
     def parameters(self, role: Role) -> list[nn.Parameter]:
         """The role's tensors in module order, whatever adapter is active."""

@@ -121,7 +121,7 @@ class TinyAR(TinyUnderstanding):
         """Teacher-forced log-probabilities (B, 45) of drawings; `noise` has no meaning for tokens and must be None."""
         if noise is not None:
             raise ValueError("tiny-ar draws tokens: its likelihood is exact and takes no noise")
-        with torch.set_grad_enabled(grad), self.use_role(role), self._cast():
+        with torch.set_grad_enabled(grad), self.roles.use(role, dropout=grad), self._cast():
             past, mask = self._read_captions(prompts)
             coarse, fine = self.network.code_logits(self.network.draw_hidden(codes, past, mask))
         logits = _pad_join(coarse.float(), fine.float())

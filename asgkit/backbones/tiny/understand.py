@@ -153,7 +153,7 @@ class TinyUnderstanding:
         """One teacher-forced pass over prompt and completion (string completions get their end token)."""
         ids, mask = (t.to(self.device) for t in self._completion_ids(completions))
         before, before_mask = (t.to(self.device) for t in self.tokenizer.batch(prompts, left=True))
-        with torch.set_grad_enabled(grad), self.use_role(role), self._cast():
+        with torch.set_grad_enabled(grad), self.roles.use(role, dropout=grad), self._cast():
             past = None
             if images is not None:
                 index = torch.tensor(list(range(len(images))) if rows is None else list(rows), device=self.device)
