@@ -105,11 +105,18 @@ class GeneratorConfig(_Strict):
 class KLConfig(_Strict):
     """Adaptive coefficient of the per-token KL to the frozen base, one controller per role."""
 
-    coefficient: float = Field(0.01, ge=0)
+    coefficient: float = Field(0.01, gt=0)
     target: float = Field(0.02, gt=0)
     rate: float = Field(0.10, ge=0)
-    low: float = Field(1e-3, ge=0)
+    low: float = Field(1e-3, gt=0)
     high: float = Field(1e2, gt=0)
+
+    @model_validator(mode="after")
+    def _in_bounds(self) -> KLConfig:
+        if not self.low <= self.coefficient <= self.high:
+            raise ValueError(f"coefficient {self.coefficient} must lie between low {self.low} and high {self.high}; "
+                             "lower kl.low to weaken the penalty")
+        return self
 
 
 class LoRAConfig(_Strict):

@@ -43,7 +43,6 @@ def train(config: Config, path: str | Path, *, resume: bool = False, judge: Judg
     make_deterministic()
     backbone = open_backbone(config, device)
     pool = ImagePool(config.pool.path, size=backbone.spec.image_side, limit=config.pool.limit, seed=config.seed)
-    pool.check()
     run = RunDirectory.create(path, config.model_dump(), resume=resume, keep=config.checkpoint.keep,
                               device=device.reason)
     with StopSignal() as stop:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from asgkit.ask import parse_question, question_problems
 from asgkit.backbones.base import Answers, Backbone, Prefix
+from asgkit.faults import NonFiniteValue
 from asgkit.solve import Vote, vote
 from asgkit.ste import solver_token_entropy, token_entropy
 
@@ -91,10 +94,13 @@ def greedy_difficulty(
 ) -> tuple[list[float], list[float], list[str]]:
     """One greedy canonical answer per question: STE by max, by mean (nats), and the answers.
 
-    Entropies come from raw logits, before temperature and top-p. Source: paper (STE).
+    Entropies come from raw logits, before temperature and top-p. Raises NonFiniteValue for NaN among them.
+    Source: paper (STE).
     """
     asked = [backbone.spec.prompts.solve(q) for q in questions]
     greedy = backbone.answer(prefix, asked, rows=rows, max_new_tokens=max_new_tokens, keep_logits=tokens)
+    if torch.isnan(greedy.logits).any():
+        raise NonFiniteValue("solver/logits", "NaN in the greedy answers' logits")
     entropy = token_entropy(greedy.logits)
     mask = greedy.mask[:, : entropy.shape[1]]
     top = solver_token_entropy(entropy, mask, first=tokens, aggregation="max")

@@ -195,6 +195,7 @@ class Trainer:
         rng = np.random.default_rng([self.config.seed, self.step, CONTROL])
         control = "" if self.config.control == "oracle" else self.config.control  # truth says nothing of a question
         rewards = control_rewards(control, torch.tensor([row.rewards for row in table]), None, rng)
+        self.guard.check_finite("proposer/rewards", rewards)
         advantages, active = group_advantages(rewards)
         for row, a, alive in zip(table, advantages.tolist(), active.tolist(), strict=True):
             row.advantages, row.zero_variance = a, not alive
@@ -238,16 +239,17 @@ class Trainer:
             if s.train_on == "best" and k != row.best:
                 continue
             truth = self.judge.answer(pictures[i], row.questions[k].text) if self.judge else None
-            v = control_vote(self.config.control, row.votes[k], truth, rng)
+            v = control_vote(self.config.control, row.votes[k], truth, rng, label=s.update == "sft")
             rewards = torch.tensor([solver_rewards(v, low_info=s.low_information_penalty)])
             rewards = control_rewards(self.config.control, rewards, rewards, rng)  # the oracle acts through the vote
+            self.guard.check_finite("solver/rewards", rewards)
             row.solver_rewards[k] = rewards[0].tolist()
             share = s.pseudo_label_share if s.update == "sft" else s.min_share
             gated = self.config.control == "" and not pseudo_label_mask(row.votes[k], share)
             relative, active = group_advantages(rewards)
             if gated:
                 row.skip[k] = f"vote share below {share:.3f}"
-            elif s.update == "sft":
+            elif s.update == "sft" and self.config.control != "constant":
                 if v.count:
                     row.solver_advantages[k] = [1.0] * len(v.answers)
                 else:

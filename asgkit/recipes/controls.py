@@ -46,13 +46,15 @@ def control_rewards(control: str, rewards: Tensor, oracle: Tensor | None, rng: n
     raise ValueError(f"unknown control {control!r}")
 
 
-def control_vote(control: str, vote: Vote, truth: str | None, rng: np.random.Generator) -> Vote:
+def control_vote(control: str, vote: Vote, truth: str | None, rng: np.random.Generator, *, label: bool = False
+                 ) -> Vote:
     """The vote whose `majority` the Solver is taught under a control.
 
     random: the answer of one framing drawn at random; oracle: the truth (its own majority where there is none);
-    every other control leaves the vote alone and acts on the rewards.
+    every other control leaves the vote alone and acts on the rewards. `label`: the majority itself is what is
+    taught (pseudo-labels), so there is no reward to permute and `permuted` acts as `random`.
     """
-    if control == "random":
+    if control == "random" or (control == "permuted" and label):
         pick = vote.answers[int(rng.integers(len(vote.answers)))]
     elif control == "oracle" and truth is not None:
         pick = truth
