@@ -1,0 +1,223 @@
+"""The premise: can the method work on this base at all? Measured before any run, with the world's labels.
+
+The Solver is taught by its own majority, so a majority must beat one framing; the Proposer is paid for H_sc and
+STE, so these must tell wrong answers from right ones; the Generator is taught by R_g, so within a group of
+candidates R_g must rank the correct drawing first. Evaluation only: no training code imports this module.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from asgkit.backbones.base import Backbone
+from asgkit.config import Config, resolve
+from asgkit.evals.shapes import AnswerItems, evaluate_answers, evaluate_drawings
+from asgkit.report.stats import auroc, spearman_within
+from asgkit.rollout import caption, propose
+from asgkit.score import Card, make_cards, score_candidates
+from asgkit.shapes.benchmark import TAGS, VQABenchmark, detector_accuracy
+from asgkit.shapes.detector import JUNK, detect, satisfies
+from asgkit.shapes.text import FAMILIES, parse_caption, sample_qa
+from asgkit.shapes.world import render, sample_scene
+
+COMPONENTS = ("reward", "fidelity", "cycle", "text_similarity", "image_text_similarity", "diversity",
+              "contradiction")
+BATCH = 20  # cards scored at once: 160 candidates of L = 8
+
+
+def measure_premise(backbone: Backbone, *, split: str = "dev", per_family: int = 150, per_tag: int = 20,
+                    samples: int = 2, groups: int = 60, seed: int = 0, config: Config | None = None
+                    ) -> dict[str, Any]:
+    """Every condition under which self-evolution can work, as a JSON-able dictionary (scores in percent).
+
+    Pass a freshly opened backbone: its adapters then equal the frozen base. `config` gives L, M, votes, framings
+    and sampling of the prompt cards (default: preset tiny). A quantity that the data leave undefined (an AUROC
+    without wrong answers, say) is None. Source: paper (the signals); the premise check is ours.
+    """
+    config = config or resolve("tiny")
+    answers = evaluate_answers(backbone, None, split, per_family, seed)
+    return {
+        "backbone": backbone.spec.name, "split": split, "seed": seed,
+        "sizes": {"per_family": per_family, "per_tag": per_tag, "samples": samples, "groups": groups},
+        "answers": answer_premise(answers), "detectors": detector_premise(answers),
+        **drawing_premise(backbone, split, per_tag, samples, seed),
+        "reward": reward_premise(backbone, config, split, groups, seed),
+        "reader": {f"noise {k}": 100.0 * v for k, v in detector_accuracy(split, 500).items()},
+    }
+
+
+def answer_premise(items: AnswerItems) -> dict[str, Any]:
+    """Percent correct: mean single framing, each framing, canonical, majority, sampled; the majority's gain.
+
+    `majority_minus_single`: mean over Q questions of (majority - mean framing) with its paired standard error.
+    """
+    single = items.framings.mean(0)
+    gap = items.majority - single
+    return {
+        "n": len(single), "single": _percent(single), "canonical": _percent(items.canonical),
+        "majority": _percent(items.majority), "sampled": _percent(items.sampled),
+        "agreement": _percent(items.fraction), "framings": [_percent(row) for row in items.framings],
+        "majority_minus_single": {"delta": _percent(gap),
+                                  "se": 100.0 * float(gap.std(ddof=1) / np.sqrt(len(gap)))},
+        "families": {f: {"n": int((items.family == f).sum()), "single": _percent(single[items.family == f]),
+                         "canonical": _percent(items.canonical[items.family == f]),
+                         "majority": _percent(items.majority[items.family == f])}
+                     for f in FAMILIES if (items.family == f).any()},
+    }
+
+
+def detector_premise(items: AnswerItems) -> dict[str, Any]:
+    """AUROC of H_sc (greedy and sampled votes) and STE as detectors of wrong answers, all and unanimous votes only.
+
+    Among unanimous votes H_sc is 0 by definition: what STE still tells there is what it adds to voting.
+    """
+    unanimous = items.fraction == 1.0
+    signals = {"h_sc": items.entropy, "h_sc_sampled": items.sampled_entropy, "ste": items.ste}
+    result: dict[str, Any] = {"unanimous": {"n": int(unanimous.sum()), "share": _percent(unanimous)}}
+    for name, right in (("canonical", items.canonical), ("majority", items.majority)):
+        result[name] = {"wrong": int((~right).sum())} | {k: _auroc(v, ~right) for k, v in signals.items()}
+        wrong = ~right[unanimous]
+        result["unanimous"] |= {f"{name}_wrong": int(wrong.sum()), f"{name}_wrong_share": _percent(wrong),
+                                f"{name}_ste": _auroc(items.ste[unanimous], wrong),
+                                f"{name}_h_sc_sampled": _auroc(items.sampled_entropy[unanimous], wrong)}
+    return result
+
+
+def drawing_premise(backbone: Backbone, split: str, per_tag: int, samples: int, seed: int) -> dict[str, Any]:
+    """How well the base draws the benchmark prompts, and how well the Solver reads what was drawn.
+
+    Two questions per drawing, with answers from the detected scene; a drawing with junk or nothing in it has no
+    exact truth and is left out and counted. The Solver judges drawings, so this bounds the value of R_g.
+    """
+    drawn = evaluate_drawings(backbone, None, split, per_tag, samples, keep=True)
+    pictures = np.stack([np.asarray(image) for group in drawn.images for image in group])
+    scenes = [scene for i in range(0, len(pictures), 250) for scene in detect(pictures[i : i + 250])]
+    clean = [i for i, s in enumerate(scenes) if s.things and all(t.shape != JUNK for t in s.things)]
+    rng = np.random.default_rng([seed, 1])
+    scores = drawn.summary()
+    result: dict[str, Any] = {"drawings": {"n": len(pictures), "overall": scores["overall"],
+                                           "tags": {tag: scores[f"tag/{tag}"] for tag in TAGS}}}
+    legible = 100.0 * len(clean) / len(pictures)
+    if not clean:
+        return result | {"drawn_images": {"n": 0, "legible": legible, "canonical": None, "majority": None}}
+    rows = [i for i in clean for _ in range(2)]
+    asked = tuple(sample_qa(rng, scenes[i]) for i in rows)
+    items = evaluate_answers(backbone, None, split, bench=VQABenchmark(pictures[rows], asked, np.arange(len(rows))))
+    return result | {"drawn_images": {"n": len(rows), "legible": legible, "canonical": _percent(items.canonical),
+                                      "majority": _percent(items.majority)}}
+
+
+def reward_premise(backbone: Backbone, config: Config, split: str, groups: int, seed: int) -> dict[str, Any]:
+    """Within-group rank correlation of R_g and its parts with the exact truth, and what an oracle reward would gain.
+
+    `groups` cards x L candidates are made as in a generation step. Only cards that pass the quality gate and whose
+    caption can be checked count; `best_of` compares the mean candidate (percent correct), the one R_g prefers and
+    the best (oracle): the room that group-relative learning has, and the share of it that R_g can see.
+    """
+    rng = np.random.default_rng([seed, 2])
+    images = [Image.fromarray(render(sample_scene(rng, split))) for _ in range(groups)]
+    signals: dict[str, list[np.ndarray]] = {name: [] for name in COMPONENTS}
+    truths, passed, readable = [], 0, 0
+    for start in range(0, groups, BATCH):
+        cards, drawings, scores = _one_step(backbone, config, images[start : start + BATCH], rng)
+        for i, card in enumerate(cards):
+            wanted = parse_caption(card.prompt)
+            passed, readable = passed + card.passed, readable + (wanted is not None)
+            if not card.passed or wanted is None:
+                continue
+            found = detect(np.stack([np.asarray(image) for image in drawings[i]]))
+            truths.append([float(satisfies(scene, wanted)) for scene in found])
+            for name in COMPONENTS:
+                signals[name].append(getattr(scores, name)[i].numpy())
+    result = {"groups": groups, "used": len(truths), "pass_rate": 100.0 * passed / groups,
+              "well_formed_captions": 100.0 * readable / groups}
+    return result | _rank_premise(signals, np.array(truths)) if truths else result | {"spearman": {}, "best_of": None}
+
+
+def _rank_premise(signals: dict[str, list[np.ndarray]], truth: np.ndarray) -> dict[str, Any]:
+    stacked = {name: np.stack(values) for name, values in signals.items()}
+    # a penalty must fall where the truth rises: its sign is turned so that positive always means useful
+    stacked["contradiction"] = -stacked["contradiction"]
+    pick = stacked["reward"].argmax(1)
+    return {
+        "spearman": {name: vars(spearman_within(values, truth)) for name, values in stacked.items()},
+        "zero_variance_share": _percent(np.ptp(stacked["reward"], axis=1) == 0),
+        "best_of": {"candidates": int(truth.shape[1]), "mean": _percent(truth),
+                    "by_reward": _percent(truth[np.arange(len(truth)), pick]), "oracle": _percent(truth.max(1)),
+                    "mixed_groups": _percent(np.ptp(truth, axis=1) > 0)},
+    }
+
+
+def _one_step(backbone: Backbone, config: Config, images: list[Image.Image], rng: np.random.Generator):
+    """Cards, candidates and scores of some images: stages 1 to 4 of a generation step."""
+    p, g, prompts = config.proposer, config.generator, backbone.spec.prompts
+    requests = [prompts.captions[i] for i in rng.integers(len(prompts.captions), size=len(images))]
+    captions = caption(backbone, backbone.prefix(images, role="solver"), requests,
+                       temperature=g.caption_temperature, max_new_tokens=backbone.spec.max_new_tokens,
+                       seed=int(rng.integers(2**31)))
+    asks = [prompts.diagnose.format(caption=text) for text in captions]
+    *_, questions = propose(backbone, backbone.prefix(images, role="proposer"), asks, g.questions,
+                            temperature=p.temperature, top_p=p.top_p, max_new_tokens=p.max_new_tokens,
+                            seed=int(rng.integers(2**31)))
+    cards: list[Card] = make_cards(backbone, images, captions, requests, questions, g, config.solver)
+    wanted = [prompts.draw.format(caption=card.prompt) for card in cards for _ in range(g.candidates)]
+    drawn = backbone.generate_images(wanted, seeds=rng.integers(2**31, size=len(wanted)).tolist(),
+                                     role="generator", guidance=g.guidance, temperature=g.temperature)
+    drawings = [drawn.images[i : i + g.candidates] for i in range(0, len(wanted), g.candidates)]
+    return cards, drawings, score_candidates(backbone, cards, drawings, g, config.solver)
+
+
+def _percent(values: np.ndarray) -> float | None:
+    return 100.0 * float(np.mean(values)) if len(values) else None
+
+
+def _auroc(scores: np.ndarray, wrong: np.ndarray) -> float | None:
+    """None where every answer, or none, is wrong."""
+    return auroc(scores, wrong) if wrong.any() and not wrong.all() else None
+
+
+def print_premise(result: dict[str, Any], console: Console | None = None) -> None:
+    """Print the measured premise as one table: condition, value, what it means for the method."""
+    table = Table(title=f"Premise of {result['backbone']} on split {result['split']}", title_justify="left")
+    for column in ("condition", "value", "why it matters"):
+        table.add_column(column, justify="right" if column == "value" else "left")
+    for row in premise_rows(result):
+        table.add_row(*row)
+    (console or Console()).print(table)
+
+
+def premise_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """The rows of `print_premise`: (condition, value, why it matters), all text."""
+    a, d, r = result["answers"], result["detectors"], result["reward"]
+    gap, flat, drawn = a["majority_minus_single"], d["unanimous"], result["drawn_images"]
+    rows = [
+        ("one framing, mean", _show(a["single"], "%"), f"canonical {_show(a['canonical'], '%')}, n {a['n']}"),
+        ("majority of framings", _show(a["majority"], "%"), f"sampled answers {_show(a['sampled'], '%')}"),
+        ("majority - single", f"{gap['delta']:+.1f} ± {gap['se']:.1f}", "what the vote can teach the Solver"),
+    ]
+    for name in ("canonical", "majority"):
+        found = d[name]
+        rows += [(f"AUROC wrong {name}: H_sc", _show(found["h_sc"]), f"sampled votes {_show(found['h_sc_sampled'])}"),
+                 (f"AUROC wrong {name}: STE", _show(found["ste"]), f"{found['wrong']} wrong answers")]
+    rows += [("STE among unanimous", _show(flat["majority_ste"]),
+              f"{flat['n']} votes, {_show(flat['majority_wrong_share'], '%')} of them wrong"),
+             ("Solver on drawings", _show(drawn["majority"], "%"), f"{drawn['n']} questions; what R_g rests on"),
+             ("drawings correct", _show(result["drawings"]["overall"], "%"), "room to move in both directions"),
+             ("cards past the gate", _show(r["pass_rate"], "%"), f"{r['used']} of {r['groups']} groups used")]
+    rows += [(f"rank corr. {name}", _show(c["mean"]), f"with the truth in {c['groups']} groups, se "
+              + _show(c["standard_error"])) for name, c in r["spearman"].items()]
+    if best := r["best_of"]:
+        rows.append((f"best of {best['candidates']} by R_g", _show(best["by_reward"], "%"),
+                     f"mean {_show(best['mean'], '%')}, oracle {_show(best['oracle'], '%')}"))
+    return rows
+
+
+def _show(value: float | None, unit: str = "") -> str:
+    if value is None:
+        return "undefined"
+    return f"{value:.1f}{unit}" if unit else f"{value:.3f}"

@@ -1,0 +1,208 @@
+"""Statistics of measured results: numpy in, numbers out, every random draw from a seeded `numpy.random.Generator`.
+
+Items are benchmark questions or prompts, the same for base and evolved and for every seed; seeds are training
+runs. Values are per-item scores in [0, 1] (or any unit; results have the same unit).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from scipy.stats import binom, norm, rankdata, t, trim_mean
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A difference with its interval: `n_items` items, `n_seeds` runs (both arms' smaller count for two arms).
+
+    With n_seeds = 1 only items were resampled: the interval says nothing of how another seed would come out.
+    """
+
+    delta: float
+    low: float
+    high: float
+    n_items: int
+    n_seeds: int
+    level: float = 0.95
+
+    @property
+    def note(self) -> str:
+        """What the interval covers, in words."""
+        return "items and seeds" if self.n_seeds > 1 else "items only (one seed)"
+
+
+def paired_bootstrap(base: np.ndarray, evolved: np.ndarray, *, resamples: int = 10_000, seed: int = 0,
+                     level: float = 0.95) -> Interval:
+    """Mean gain of S runs over one base on the same Q items, with a percentile bootstrap over items and seeds.
+
+    `delta = mean_sq (evolved[s, q] - base[q])`; each resample draws Q items and S runs with replacement and keeps
+    the pairing. Few runs make a percentile interval too short, so seed deviations are first stretched by
+    `sqrt(S / (S - 1)) t_{S-1} / z` (quantiles of the level): with two seeds the interval is honestly huge.
+
+    Shapes: base (Q,), evolved (S, Q) or (Q,). Raises ValueError for other shapes, NaN or no items.
+    """
+    gains = _seeds_by_items(evolved, "evolved") - _items(base)
+    draws = _resampled_means(gains, resamples, seed, 0, level)
+    return _interval(float(gains.mean()), draws, gains.shape[1], gains.shape[0], level)
+
+
+def difference_between_arms(first: np.ndarray, second: np.ndarray, *, resamples: int = 10_000, seed: int = 0,
+                            level: float = 0.95) -> Interval:
+    """Mean of arm `first` minus mean of arm `second`: items paired, runs of the two arms resampled apart.
+
+    Shapes: first (S1, Q), second (S2, Q) on the same items in the same order. Raises ValueError as above.
+    """
+    a, b = _seeds_by_items(first, "first"), _seeds_by_items(second, "second")
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(f"the arms were measured on {a.shape[1]} and {b.shape[1]} items: evaluate both on the same")
+    draws = _resampled_means(a, resamples, seed, 0, level) - _resampled_means(b, resamples, seed, 1, level)
+    return _interval(float(a.mean() - b.mean()), draws, a.shape[1], min(len(a), len(b)), level)
+
+
+def _items(values: np.ndarray) -> np.ndarray:
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 1 or len(values) == 0 or not np.isfinite(values).all():
+        raise ValueError(f"base must be finite with shape (Q,), Q >= 1, got shape {values.shape}")
+    return values
+
+
+def _seeds_by_items(values: np.ndarray, name: str) -> np.ndarray:
+    values = np.atleast_2d(np.asarray(values, dtype=np.float64))
+    if values.ndim != 2 or values.size == 0 or not np.isfinite(values).all():
+        raise ValueError(f"{name} must be finite with shape (S, Q), S, Q >= 1, got shape {values.shape}")
+    return values
+
+
+@lru_cache(maxsize=4)
+def _item_weights(count: int, resamples: int, seed: int) -> np.ndarray:
+    """Share of each item in each resample (R, Q) float32; cached, since every row of a table needs the same."""
+    rng = np.random.default_rng([seed, count, 0])
+    picked = rng.integers(count, size=(resamples, count))
+    flat = picked + count * np.arange(resamples)[:, None]
+    counts = np.bincount(flat.ravel(), minlength=resamples * count).reshape(resamples, count)
+    return (counts / count).astype(np.float32)
+
+
+def _resampled_means(values: np.ndarray, resamples: int, seed: int, arm: int, level: float) -> np.ndarray:
+    """Bootstrap means (R,) of values (S, Q), items paired across calls of equal Q, runs not across arms."""
+    runs, count = values.shape
+    centre = values.mean()
+    if runs > 1:
+        high = 0.5 + level / 2
+        stretch = math.sqrt(runs / (runs - 1)) * t.ppf(high, runs - 1) / norm.ppf(high)
+        values = values + (stretch - 1.0) * (values.mean(1, keepdims=True) - centre)
+    # Centred in float64 first: float32 products of small deviations lose nothing that matters.
+    per_run = _item_weights(count, resamples, seed) @ (values - centre).T.astype(np.float32)  # (R, S)
+    rng = np.random.default_rng([seed, runs, 1 + arm])
+    weights = rng.multinomial(runs, np.full(runs, 1.0 / runs), size=resamples) / runs
+    return centre + (per_run * weights).sum(1)
+
+
+def _interval(delta: float, draws: np.ndarray, items: int, runs: int, level: float) -> Interval:
+    low, high = np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2])
+    return Interval(delta, float(low), float(high), items, runs, level)
+
+
+def iqm(values: Sequence[float] | np.ndarray) -> float:
+    """Interquartile mean: the mean without the lowest and highest quarter (whole values, as `scipy.trim_mean`)."""
+    flat = np.asarray(values, dtype=np.float64).ravel()
+    if flat.size == 0:
+        raise ValueError("iqm needs at least one value")
+    return float(trim_mean(flat, 0.25))
+
+
+def probability_of_improvement(first: Sequence[float], second: Sequence[float]) -> float:
+    """P(X > Y) + 0.5 P(X = Y) for a run X of `first` and a run Y of `second`, over all pairs; shapes (S1,), (S2,)."""
+    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if a.size == 0 or b.size == 0:
+        raise ValueError("probability_of_improvement needs at least one run of each arm")
+    return float(((a[:, None] > b) + 0.5 * (a[:, None] == b)).mean())
+
+
+def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
+    """Exact two-sided p-value that two systems err equally often on the same items.
+
+    `p = min(1, 2 P(X <= min(b, c)))`, X ~ Binomial(b + c, 1/2), b and c the items that only one got right.
+    Shapes: bool (Q,) each. Raises ValueError when they differ in length.
+    """
+    a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    if a.shape != b.shape or a.ndim != 1:
+        raise ValueError(f"mcnemar needs two bool arrays of one length, got {a.shape} and {b.shape}")
+    only_first, only_second = int((a & ~b).sum()), int((~a & b).sum())
+    total = only_first + only_second
+    return 1.0 if total == 0 else float(min(1.0, 2.0 * binom.cdf(min(only_first, only_second), total, 0.5)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values, in the order given: `max over smaller ones of (m - rank) p`, at most 1."""
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p, kind="stable")
+    stepped = np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order])
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(1.0, stepped)
+    return adjusted.tolist()
+
+
+def auroc(scores: Sequence[float] | np.ndarray, positive: Sequence[bool] | np.ndarray) -> float:
+    """Area under the ROC curve: P(score of a positive > score of a negative), ties counting one half.
+
+    Shapes: (Q,), (Q,) bool. Raises ValueError when one class is empty: the area is then undefined.
+    """
+    scores, positive = np.asarray(scores, dtype=np.float64), np.asarray(positive, dtype=bool)
+    yes, no = int(positive.sum()), int((~positive).sum())
+    if yes == 0 or no == 0:
+        raise ValueError(f"auroc needs both classes, got {yes} positive and {no} negative items")
+    ranks = rankdata(scores)
+    return float((ranks[positive].sum() - yes * (yes + 1) / 2) / (yes * no))
+
+
+def roc_curve(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """False and true positive rates, from (0, 0) to (1, 1), one point per distinct score, highest first."""
+    scores, positive = np.asarray(scores, dtype=np.float64), np.asarray(positive, dtype=bool)
+    if positive.all() or not positive.any():
+        raise ValueError("a ROC curve needs both classes")
+    cuts = np.unique(scores)[::-1]
+    at_least = scores[None] >= cuts[:, None]
+    true, false = (at_least & positive).sum(1) / positive.sum(), (at_least & ~positive).sum(1) / (~positive).sum()
+    return np.concatenate([[0.0], false]), np.concatenate([[0.0], true])
+
+
+@dataclass(frozen=True)
+class GroupCorrelation:
+    """Mean rank correlation over `groups` groups with its standard error (None for fewer than two groups)."""
+
+    mean: float | None
+    standard_error: float | None
+    groups: int
+
+
+def spearman_within(signal: np.ndarray, truth: np.ndarray) -> GroupCorrelation:
+    """Spearman's correlation within each group, averaged over the groups in which both sides vary.
+
+    Pooling groups would reward a signal that only tells easy prompts from hard ones; a group-relative update
+    never sees that part. Shapes: (G, L) each. Raises ValueError when the shapes differ.
+    """
+    signal, truth = np.asarray(signal, dtype=np.float64), np.asarray(truth, dtype=np.float64)
+    if signal.shape != truth.shape or signal.ndim != 2:
+        raise ValueError(f"spearman_within needs two (G, L) arrays, got {signal.shape} and {truth.shape}")
+    found = [np.corrcoef(rankdata(a), rankdata(b))[0, 1] for a, b in zip(signal, truth, strict=True)
+             if np.ptp(a) > 0 and np.ptp(b) > 0]
+    if not found:
+        return GroupCorrelation(None, None, 0)
+    error = float(np.std(found, ddof=1) / math.sqrt(len(found))) if len(found) > 1 else None
+    return GroupCorrelation(float(np.mean(found)), error, len(found))
+
+
+def coverage(draw: Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]], truth: float, *,
+             trials: int = 200, resamples: int = 500, seed: int = 0) -> float:
+    """Share of simulated (base, evolved) data sets whose `paired_bootstrap` interval holds the true gain."""
+    rng = np.random.default_rng(seed)
+    hits = 0
+    for trial in range(trials):
+        found = paired_bootstrap(*draw(rng), resamples=resamples, seed=trial)
+        hits += found.low <= truth <= found.high
+    return hits / trials
