@@ -101,7 +101,7 @@ class DropsATensor(TinyAR):
     def save_role(self, role, path):
         super().save_role(role, path)
         tensors = load_file(path / "adapter.safetensors")
-        tensors.pop(sorted(tensors)[0])
+        tensors.pop(min(tensors))
         save_file(tensors, path / "adapter.safetensors")
 
 
