@@ -1,0 +1,233 @@
+"""The commands that train and score models: pretrain, premise, train, eval. `asgkit.cli` registers them."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from asgkit.config import Config, PoolConfig, parse_override, resolve
+from asgkit.console import Overrides, Refused, Threads, TrainProgress, out, refusing, table
+
+RunPath = Annotated[Path, typer.Argument(help="A run directory, for example results/runs/NAME.")]
+
+
+def pretrain(
+    model: Annotated[str, typer.Argument(help="tiny-ar")],
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps (default: as the shipped base).")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed (default: as the shipped base).")] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Scenes per step.")] = None,
+    registers: Annotated[float | None, typer.Option(
+        min=0.0, max=1.0, help="Second stage: teach a clean base systematic errors of this strength.")] = None,
+    source: Annotated[Path | None, typer.Option("--from", help="Clean base of the second stage.")] = None,
+    to: Annotated[Path | None, typer.Option("--out", help="Checkpoint to write (.safetensors).")] = None,
+    precision: Annotated[str, typer.Option(help="bf16, or fp32 for processors without bf16.")] = "bf16",
+    threads: Threads = 1,
+) -> None:
+    """Train a tiny base on labelled scenes: the only place where labels teach a model.
+
+    Examples: [bold]asgkit pretrain tiny-ar --out my.safetensors[/] · [bold]asgkit pretrain tiny-ar --registers 0.25
+    --out my-registers.safetensors[/]. Then train on it: [bold]asgkit train base=my.safetensors[/]
+    """
+    from asgkit.backbones.tiny import pretrain as stage
+    from asgkit.backbones.tiny.understand import CHECKPOINTS
+    from asgkit.launch import use_threads
+
+    if model != "tiny-ar":
+        raise Refused(f"unknown model {model!r}; did you mean 'tiny-ar'?")
+    if precision not in ("bf16", "fp32"):
+        raise Refused(f"unknown precision {precision!r}; choose bf16 or fp32")
+    if source and registers is None:
+        raise Refused("--from is the base of the second stage; give its strength too: --registers 0.25")
+    path = to or Path("results/pretrain") / f"tiny-ar-{'clean' if registers is None else 'registers'}.safetensors"
+    if path.exists():
+        raise Refused(f"{path} exists; name another file with --out")
+    use_threads(threads)
+    chosen = {"steps": steps, "seed": seed, "images": images, "registers": registers, "precision": precision}
+    defaults = {} if registers is None else stage.REGISTERS
+    config = stage.PretrainConfig(**{**defaults, **{k: v for k, v in chosen.items() if v is not None}})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    log = path.with_suffix(".jsonl")
+    if registers is None:
+        network = stage.new_network(config)
+        stage.train(network, config, log)
+    else:
+        with refusing(ValueError):  # a base of another version
+            network = stage.finetune_registers(source or CHECKPOINTS / "tiny-ar-clean.safetensors", config, log)
+    stage.save(network, config, path)
+    out.print(f"wrote {path} and {log.name}; train on it: asgkit train base={path}", markup=False, highlight=False)
+
+
+def premise(
+    overrides: Overrides = None,
+    split: Annotated[str, typer.Option(help="dev (settings are chosen on it) or test.")] = "dev",
+    threads: Threads = 1,
+) -> None:
+    """Measure on the base whether the method can work at all: voting gain, H_sc and STE as error detectors, R_g.
+
+    Examples: [bold]asgkit premise[/] · [bold]asgkit premise base=registers --split test[/]
+    """
+    from asgkit.launch import use_threads
+    from asgkit.premise import measure_premise, print_premise
+
+    if split not in ("dev", "test"):
+        raise Refused(f"unknown split {split!r}; choose dev or test")
+    use_threads(threads)
+    config = resolve("tiny", overrides or [])
+    print_premise(measure_premise(check_backbone(config), split=split, config=config))
+
+
+def train(
+    overrides: Overrides = None,
+    preset: Annotated[str | None, typer.Option(help="smoke, tiny or paper (default: tiny, or the resumed run's).")]
+    = None,
+    run: Annotated[Path | None, typer.Option(help="Run directory (default: results/runs/PRESET-BACKBONE-BASE-sSEED)."
+                                             )] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest valid checkpoint.")] = False,
+    threads: Threads = 1,
+) -> None:
+    """Let a model evolve on unlabelled images: the whole loop, with checkpoints and a log.
+
+    Examples:
+
+    [bold]asgkit train --preset smoke[/] · ten steps
+
+    [bold]asgkit train seed=3 base=registers[/] · the tiny preset on the other base
+
+    [bold]asgkit train pool.path=my/photos --run results/runs/photos[/] · your own folder of images
+
+    [bold]asgkit train control=oracle[/] · the ceiling: rewards from the truth
+
+    [bold]asgkit train --run results/runs/photos --resume[/] · go on after a stop
+    """
+    from asgkit import launch
+    from asgkit.faults import StopRequested
+
+    launch.use_threads(threads)
+    config = _train_config(preset, list(overrides or []), run, resume)
+    path = run or default_run(config)
+    if not resume and (path / "config.yaml").exists():
+        raise Refused(f"{path} already holds a run: continue it with --resume, or choose another --run")
+    check_backbone(config)
+    default_pool(config)
+    out.print(f"device: {_device(config).reason}", markup=False, highlight=False)
+    out.print(f"run: {path}, {config.schedule.steps} steps of {config.schedule.images} images", markup=False,
+              highlight=False)
+    judge = None
+    if config.control == "oracle":
+        from asgkit.evals.oracle import ShapesJudge
+
+        judge = ShapesJudge()
+    try:
+        with TrainProgress(config.schedule.steps, out, _step_of(path) if resume else 0) as progress:
+            launch.train(config, path, resume=resume, judge=judge, progress=progress)
+    except StopRequested as reason:
+        out.print(f"stopped ({reason}); go on with: asgkit train --run {path} --resume", markup=False)
+        raise typer.Exit(128 + signal.Signals[str(reason)]) from reason
+    out.print(f"done; next: asgkit eval {path}", markup=False, highlight=False)
+
+
+def default_run(config: Config) -> Path:
+    """results/runs/PRESET-BACKBONE-BASE-sSEED, with the control's name if there is one."""
+    parts = [config.preset, config.backbone, Path(config.base).stem, *([config.control] if config.control else [])]
+    return Path("results/runs") / f"{'-'.join(parts)}-s{config.seed}"
+
+
+def _train_config(preset: str | None, overrides: list[str], run: Path | None, resume: bool) -> Config:
+    """The preset with overrides; a resumed run without --preset starts from its own configuration."""
+    if resume and run and not preset and (run / "config.yaml").is_file():
+        from asgkit.runs import RunDirectory
+
+        own = _flat(RunDirectory(run).config)
+        return resolve(own["preset"], own | dict(map(parse_override, overrides)))
+    return resolve(preset or "tiny", overrides)
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _device(config: Config) -> Any:
+    from asgkit.device import choose_device
+
+    with refusing(RuntimeError):
+        return choose_device(config.device, config.precision)
+
+
+def check_backbone(config: Config) -> Any:
+    """Open the backbone once before anything is written: names, checkpoint and framings are settled here."""
+    from asgkit.launch import open_backbone
+
+    device = _device(config)
+    with refusing(ValueError):
+        backbone = open_backbone(config, device)
+    have = len(backbone.spec.prompts.framings)
+    for key, count in (("solver.framings", config.solver.framings), ("generator.votes", config.generator.votes)):
+        if count > have:
+            raise Refused(f"{key}={count}, but {config.backbone} has {have} framings: set {key}={have} or less")
+    return backbone
+
+
+def default_pool(config: Config) -> None:
+    from asgkit.reproduce import POOL_SCENES, ensure_pool
+
+    path = config.pool.path
+    if path == PoolConfig().path and ensure_pool(Path(path), POOL_SCENES):
+        out.print(f"made the default pool: {POOL_SCENES} unlabelled scenes in {path}", highlight=False)
+
+
+def _step_of(path: Path) -> int:
+    status = path / "status.json"
+    return json.loads(status.read_text())["step"] if status.is_file() else 0
+
+
+def evaluate(
+    run: RunPath,
+    split: Annotated[str, typer.Option(help="test is reported; dev is for choosing settings.")] = "test",
+    step: Annotated[int | None, typer.Option(help="Checkpoint (default: the newest valid).")] = None,
+    curve: Annotated[bool, typer.Option("--curve", help="Every kept checkpoint on dev, into RUN/curve.csv.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="420 questions and 240 drawings only.")] = False,
+    temperature: Annotated[float | None, typer.Option(min=0.0, help="Of the best decoding, with --guidance.")] = None,
+    guidance: Annotated[float | None, typer.Option(min=0.0, help="Of the best decoding, with --temperature.")] = None,
+    threads: Threads = 1,
+) -> None:
+    """Score a run and its base on the same questions and prompts, in percent, by default and best decoding.
+
+    The best decoding is the base's, chosen on dev among nine unless you name it: an evolved model must also beat
+    a base that merely samples more sharply.
+
+    Examples: [bold]asgkit eval results/runs/NAME[/] · [bold]asgkit eval results/runs/NAME --curve[/]
+    """
+    from asgkit import reproduce as r
+    from asgkit.launch import use_threads
+
+    if (temperature is None) != (guidance is None):
+        raise Refused("--temperature and --guidance go together; give both or neither")
+    if split not in ("dev", "test"):
+        raise Refused(f"unknown split {split!r}; choose dev or test")
+    use_threads(threads)
+    sizes = r.SMALL if quick else r.FULL
+    if curve:
+        path = r.learning_curve(run, r.SMALL)
+        rows = r.read_curve(path)
+        out.print(table(f"{path} (dev, percent)", list(rows[0]), [list(row.values()) for row in rows]))
+        return
+    if step is not None and not (run / "checkpoints" / f"step_{step:06d}").is_dir():
+        raise Refused(f"{run} keeps no checkpoint of step {step}: {_kept(run)}")
+    best = None if temperature is None else {"temperature": temperature, "guidance": guidance}
+    evolved, base = r.evaluate(run, split, step, best, sizes=sizes)
+    rows = [(name, base["scores"][name], value, value - base["scores"][name])
+            for name, value in evolved["scores"].items()]
+    out.print(table(f"{run}, step {evolved['step']}, {split} (percent)", ("score", "base", "evolved", "change"), rows))
+    out.print(f"wrote {run / 'metrics.json'}; the difference needs its interval: asgkit report", highlight=False)
+
+
+def _kept(run: Path) -> str:
+    kept = sorted(int(p.name[5:]) for p in (run / "checkpoints").glob("step_*"))
+    return f"kept are {kept}; checkpoint.keep=100 keeps more" if kept else "it has none"
