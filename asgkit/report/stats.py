@@ -81,10 +81,12 @@ def _seeds_by_items(values: np.ndarray, name: str) -> np.ndarray:
 def _item_weights(count: int, resamples: int, seed: int) -> np.ndarray:
     """Share of each item in each resample (R, Q) float32; cached, since every row of a table needs the same."""
     rng = np.random.default_rng([seed, count, 0])
-    picked = rng.integers(count, size=(resamples, count))
-    flat = picked + count * np.arange(resamples)[:, None]
-    counts = np.bincount(flat.ravel(), minlength=resamples * count).reshape(resamples, count)
-    return (counts / count).astype(np.float32)
+    weights = np.empty((resamples, count), np.float32)
+    for start in range(0, resamples, 500):  # blocks: whole index arrays of 2,000 items would take half a gigabyte
+        block = weights[start : start + 500]
+        picked = rng.integers(count, size=block.shape) + count * np.arange(len(block))[:, None]
+        block[:] = np.bincount(picked.ravel(), minlength=block.size).reshape(block.shape) / count
+    return weights
 
 
 def _resampled_means(values: np.ndarray, resamples: int, seed: int, arm: int, level: float) -> np.ndarray:
@@ -104,7 +106,8 @@ def _resampled_means(values: np.ndarray, resamples: int, seed: int, arm: int, le
 
 def _interval(delta: float, draws: np.ndarray, items: int, runs: int, level: float) -> Interval:
     low, high = np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2])
-    return Interval(delta, float(low), float(high), items, runs, level)
+    # six decimals: below any effect, above float32 rounding, which may differ between processors
+    return Interval(delta, round(float(low), 6) + 0.0, round(float(high), 6) + 0.0, items, runs, level)
 
 
 def iqm(values: Sequence[float] | np.ndarray) -> float:

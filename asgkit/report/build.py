@@ -1,0 +1,166 @@
+"""`asgkit report`: every table and figure from what `results/measured` holds; what is missing says how to fill it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from asgkit.report import figures
+from asgkit.report.measured import MAIN, Measured, Measurement, Run, load_measured
+from asgkit.report.provenance import provenance
+from asgkit.report.stats import paired_bootstrap
+from asgkit.report.style import empty_panel, save_figure
+from asgkit.report.tables import contrast_table, joint_table, premise_table, save_table, wide
+
+EXPECTED = ("tiny-ar-clean", "tiny-ar-registers")  # shipped bases: without results their figures are empty panels
+FOREST = ("answers/single", "answers/canonical", "answers/majority", "answers/sampled", "drawings/overall",
+          "drawings_best/overall")
+RESAMPLES = 10_000
+
+
+class _Nothing(Exception):
+    """No input for a figure; the message says which command makes it."""
+
+
+def build_report(results_dir: str | Path = Path("results"), figures_dir: str | Path = Path("figures"),
+                 tables_dir: str | Path | None = None) -> list[Path]:
+    """Write every table (to `tables_dir`, default `<results_dir>/measured`) and figure; returns the files written.
+
+    Raises Untraceable when a number does not follow from its items.
+    """
+    results, drawn = Path(results_dir), Path(figures_dir)
+    measured = load_measured(results)
+    written = _tables(measured, results, Path(tables_dir) if tables_dir else results / "measured")
+    table = joint_table(measured, resamples=RESAMPLES)
+    for base in sorted({*EXPECTED, *measured.bases, *(run.base for run in measured.runs)}):
+        for name, make in _FIGURES.items():
+            try:
+                (fig, data), used = make(measured, base, table)
+            except _Nothing as missing:
+                (fig, data), used = empty_panel(f"{name} of {base}: {missing}"), []
+            written += save_figure(fig, drawn / f"{name}_{base}", data, provenance(used, results))
+    return written
+
+
+def _tables(measured: Measured, results: Path, folder: Path) -> list[Path]:
+    written: list[Path] = []
+    everything = [*measured.bases.values(), *measured.runs]
+    table, contrasts = joint_table(measured, resamples=RESAMPLES), contrast_table(measured, resamples=RESAMPLES)
+    note = (f" Not finished, so left out: {', '.join(measured.unfinished)}." if measured.unfinished else "")
+    if len(table):
+        caption = ("Evolved score (gain over the base with 95% paired bootstrap interval over items and seeds), "
+                   "percent." + note)
+        written += save_table(table, wide(table), folder / "table_joint", caption, provenance(everything, results))
+    if len(contrasts):
+        written += save_table(contrasts, _shown(contrasts), folder / "table_contrasts",
+                              "Differences between arms, points with 95% interval.", provenance(everything, results))
+    premises = {name: json.loads((m.path / "premise.json").read_text(encoding="utf-8"))
+                for name, m in measured.bases.items() if (m.path / "premise.json").is_file()}
+    if premises:
+        frame = premise_table(premises)
+        written += save_table(frame, frame.drop(columns="source"), folder / "table_premise",
+                              "The premise, measured on the base before any run.",
+                              provenance([measured.bases[name] for name in premises], results))
+    return written
+
+
+def _shown(contrasts: pd.DataFrame) -> pd.DataFrame:
+    cells = [f"{r.delta:+.1f} [{r.low:+.1f}, {r.high:+.1f}]" for r in contrasts.itertuples()]
+    shown = contrasts[["base", "contrast", "metric"]].assign(difference=cells)
+    return shown.assign(seeds=contrasts["seeds"].astype(str), n=contrasts["n"].astype(str))
+
+
+def _base(measured: Measured, base: str) -> Measurement:
+    if base not in measured.bases:
+        raise _Nothing(f"no base measurement\nasgkit eval --base {base}")
+    return measured.bases[base]
+
+
+def _runs(measured: Measured, base: str, *, rates: bool = False) -> list[Run]:
+    """Runs of a base: all arms but the learning-rate ones; with `rates` those and the method itself."""
+    wanted = (lambda arm: arm.startswith("lr-") or arm == "joint") if rates else (lambda arm: not arm.startswith("lr-"))
+    runs = [run for arm, group in measured.arms(base).items() for run in group if wanted(arm)]
+    if not runs:
+        raise _Nothing("no evaluated runs\nasgkit reproduce --profile small")
+    return runs
+
+
+def _learning_curve(measured: Measured, base: str, table: pd.DataFrame):
+    runs = [run for run in _runs(measured, base) if (run.path / "curve.csv").is_file()]
+    if not runs:
+        raise _Nothing("no run has a curve.csv\nasgkit eval RUN --curve")
+    curves = pd.concat([run.curve() for run in runs], ignore_index=True)
+    # The base's own line is step 0 of the curves: same split, same items. Its best decoding comes from the base's
+    # measurement only where that was made on the very same items, which step 0 shows.
+    first = curves[curves["step"] == 0]
+    lines = {side: float(first[(first["side"] == side) & (first["metric"] == metric)]["value"].mean())
+             for side, metric in MAIN.items() if ((first["side"] == side) & (first["metric"] == metric)).any()}
+    held = _base(measured, base)
+    scores = held.metrics["scores"]
+    if abs(lines.get("drawings", np.nan) - scores["drawings/overall"]) < 1e-3:
+        lines["drawings_best"] = scores["drawings_best/overall"]
+    return figures.learning_curve(curves, lines), [held, *runs]
+
+
+def _gains(measured: Measured, base: str, table: pd.DataFrame):
+    held, runs = _base(measured, base), _runs(measured, base)
+    own = table[(table["base"] == base) & table["metric"].isin(FOREST)]
+    points = [{"arm": run.arm, "seed": run.seed, "metric": metric,
+               "delta": 100 * float((run.values(metric) - held.values(metric)).mean())}
+              for run in runs for metric in FOREST]
+    return figures.forest(own, pd.DataFrame(points)), [held, *runs]
+
+
+def _premise(measured: Measured, base: str, table: pd.DataFrame):
+    held = _base(measured, base)
+    return figures.premise(held.items), [held]
+
+
+def _signals(measured: Measured, base: str, table: pd.DataFrame):
+    runs = [run for run in _runs(measured, base) if (run.path / "log.jsonl.gz").is_file()]
+    if not runs:
+        raise _Nothing("no run has a log.jsonl.gz\nasgkit reproduce --profile small")
+    return figures.signals([(run.arm, run.seed, run.log()) for run in runs]), runs
+
+
+def _learning_rates(measured: Measured, base: str, table: pd.DataFrame):
+    held, runs = _base(measured, base), _runs(measured, base, rates=True)
+    if not any(run.arm.startswith("lr-") for run in runs):
+        raise _Nothing("no runs of an arm lr-*\nasgkit train generator.learning_rate=5e-3")
+    points, means = [], []
+    for side, metric in MAIN.items():
+        role = "solver" if side == "answers" else "generator"
+        before = held.values(f"{side}/{metric}")
+        groups: dict[tuple[str, float], list[Run]] = {}
+        for run in runs:
+            groups.setdefault((run.arm, float(run.config[role]["learning_rate"])), []).append(run)
+        for (arm, rate), group in groups.items():
+            after = np.stack([run.values(f"{side}/{metric}") for run in group])
+            found = paired_bootstrap(before, after, resamples=RESAMPLES)
+            means.append({"side": side, "arm": arm, "rate": rate, "delta": 100 * found.delta, "low": 100 * found.low,
+                          "high": 100 * found.high, "seeds": found.n_seeds, "n": found.n_items})
+            points += [{"side": side, "arm": arm, "seed": run.seed, "rate": rate,
+                        "delta": 100 * float((values - before).mean())} for run, values in zip(group, after, strict=True)]
+    return figures.learning_rates(pd.DataFrame(points), pd.DataFrame(means)), [held, *runs]
+
+
+def _examples(draw: Callable) -> Callable:
+    """The method's run of the lowest seed that has examples: fixed before anyone looked at a picture."""
+    def make(measured: Measured, base: str, table: pd.DataFrame):
+        runs = [run for run in measured.arms(base).get("joint", []) if (run.path / "examples.npz").is_file()]
+        if not runs:
+            raise _Nothing("no joint run has an examples.npz\nasgkit reproduce --profile small")
+        with np.load(runs[0].path / "examples.npz", allow_pickle=False) as held:
+            return draw(dict(held)), [_base(measured, base), runs[0]]
+    return make
+
+
+_FIGURES: dict[str, Callable] = {
+    "learning_curve": _learning_curve, "gains": _gains, "premise": _premise, "signals": _signals,
+    "learning_rates": _learning_rates, "before_after_drawings": _examples(figures.before_after_drawings),
+    "before_after_answers": _examples(figures.before_after_answers),
+}

@@ -1,0 +1,172 @@
+"""Read `results/measured`: bases and runs with their per-item results, each score checked against its items."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from asgkit.files import sha256
+
+EVIDENCE = ("config.yaml", "metrics.json", "items.npz", "curve.csv", "log.jsonl.gz", "examples.npz", "premise.json",
+            "decodings.json")
+MAIN = {"answers": "single", "drawings": "overall"}  # the metric that stands for each side in a figure
+
+
+class Untraceable(ValueError):
+    """A number that cannot be traced to measured items; no report prints it."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A folder with metrics.json and items.npz; scores are percentages, items per-item values in [0, 1]."""
+
+    name: str
+    path: Path
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """metrics.json: step, split, best_decoding, scores."""
+        return json.loads((self.path / "metrics.json").read_text(encoding="utf-8"))
+
+    @cached_property
+    def items(self) -> dict[str, np.ndarray]:
+        """items.npz as arrays; no pickled objects are read."""
+        with np.load(self.path / "items.npz", allow_pickle=False) as held:
+            return dict(held)
+
+    def values(self, metric: str) -> np.ndarray:
+        """Per-item values (Q,) of a metric such as `answers/single` or `drawings/tag/two`.
+
+        Raises Untraceable when metrics.json does not hold the mean of exactly these items.
+        """
+        found = _item_values(self.items, metric)
+        printed = self.metrics["scores"].get(metric)
+        if printed is None or abs(100.0 * found.mean() - printed) > 1e-4:
+            raise Untraceable(f"{self.name}: {metric} is {printed} in metrics.json but {100 * found.mean():.6g} by its "
+                              "items; evaluate it again: asgkit eval")
+        return found
+
+    def evidence(self) -> list[Path]:
+        """The files that a number of this measurement rests on."""
+        return [self.path / name for name in EVIDENCE if (self.path / name).is_file()]
+
+
+@dataclass(frozen=True)
+class Run(Measurement):
+    """One training run; its id is `<backbone>-<base>-<arm>-s<seed>`."""
+
+    base: str = ""  # "<backbone>-<base>"
+    arm: str = ""
+    seed: int = 0
+    config: dict[str, Any] = field(default_factory=dict)
+    config_hash: str = ""
+
+    def curve(self) -> pd.DataFrame:
+        """curve.csv as rows (arm, seed, step, side, metric, value); empty when there is none.
+
+        Long files have columns step, side, metric, value; wide ones have step and a column per `side/metric`.
+        """
+        columns = ["arm", "seed", "step", "side", "metric", "value"]
+        path = self.path / "curve.csv"
+        if not path.is_file():
+            return pd.DataFrame(columns=columns)
+        frame = pd.read_csv(path)
+        if "side" not in frame:
+            frame = frame.melt(id_vars="step", var_name="name", value_name="value")
+            frame[["side", "metric"]] = frame.pop("name").str.split("/", n=1, expand=True)
+        return frame.assign(arm=self.arm, seed=self.seed)[columns]
+
+    def log(self) -> pd.DataFrame:
+        """log.jsonl.gz, one row per record; empty when there is none."""
+        path = self.path / "log.jsonl.gz"
+        if not path.is_file():
+            return pd.DataFrame()
+        with gzip.open(path, "rt", encoding="utf-8") as stream:
+            return pd.DataFrame([json.loads(line) for line in stream])
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Everything measured: bases by `<backbone>-<base>`, runs in the order of their ids, and what is unfinished."""
+
+    bases: dict[str, Measurement]
+    runs: list[Run]
+    unfinished: list[str]
+
+    def arms(self, base: str) -> dict[str, list[Run]]:
+        """Runs of one base by arm, seeds in order."""
+        arms: dict[str, list[Run]] = {}
+        for run in sorted((r for r in self.runs if r.base == base), key=lambda r: (r.arm, r.seed)):
+            arms.setdefault(run.arm, []).append(run)
+        return arms
+
+
+def load_measured(results_dir: str | Path) -> Measured:
+    """Open `<results_dir>/measured`; a folder without metrics.json and items.npz is listed as unfinished.
+
+    Raises Untraceable when a run's id does not say what its configuration says.
+    """
+    root = Path(results_dir) / "measured"
+    bases = {p.name: Measurement(p.name, p) for p in _folders(root / "base") if _finished(p)}
+    runs = [_open_run(p) for p in _folders(root / "runs") if _finished(p)]
+    unfinished = [p.name for kind in ("base", "runs") for p in _folders(root / kind) if not _finished(p)]
+    return Measured(bases, runs, unfinished)
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+
+
+def _finished(path: Path) -> bool:
+    return (path / "metrics.json").is_file() and (path / "items.npz").is_file()
+
+
+def _open_run(path: Path) -> Run:
+    content = (path / "config.yaml").read_bytes()
+    config = yaml.safe_load(content)
+    base = f"{config['backbone']}-{Path(config['base']).stem.removeprefix(config['backbone'] + '-')}"
+    start, end = f"{base}-", f"-s{config['seed']}"
+    if not (path.name.startswith(start) and path.name.endswith(end) and len(path.name) > len(start + end)):
+        raise Untraceable(f"run {path.name} has base {base} and seed {config['seed']} in its config.yaml: name it "
+                          f"{start}<arm>{end}")
+    arm = path.name[len(start) : -len(end)]
+    return Run(path.name, path, base, arm, int(config["seed"]), config, sha256(content))
+
+
+def _item_values(items: dict[str, np.ndarray], metric: str) -> np.ndarray:
+    side, name = metric.split("/", 1)
+    if side == "answers":
+        name, _, family = name.partition("/")
+        source = {"single": "framings", "sampled": "sampled", "canonical": "canonical", "majority": "majority",
+                  "agreement": "fraction"}
+        if name not in source:
+            raise Untraceable(f"no per-item values are kept for {metric}")
+        values = items[source[name]].astype(np.float64)
+        values = values.mean(0) if values.ndim == 2 else values
+        return values[items["family"] == family] if family else values
+    if side not in ("drawings", "drawings_best"):
+        raise Untraceable(f"no per-item values are kept for {metric}")
+    values = items[side].astype(np.float64).mean(1)  # a prompt is one item: its drawings are not independent
+    tag = name.removeprefix("tag/")
+    return values if name == "overall" else values[items["tag"] == tag]
+
+
+def same_items(base: Measurement, run: Measurement) -> None:
+    """Raise Untraceable unless both were measured on the same split, items and decoding."""
+    for key in ("split", "best_decoding"):
+        if base.metrics[key] != run.metrics[key]:
+            raise Untraceable(f"{run.name} has {key} {run.metrics[key]}, {base.name} has {base.metrics[key]}: evaluate "
+                              "both alike")
+    for key in ("family", "tag"):
+        if not np.array_equal(base.items[key], run.items[key]):
+            raise Untraceable(f"{run.name} and {base.name} were measured on different items ({key}): use equal sizes")
+    if base.items["drawings"].shape != run.items["drawings"].shape:
+        raise Untraceable(f"{run.name} and {base.name} have different numbers of drawings per prompt")

@@ -1,0 +1,65 @@
+"""Where a figure or table comes from: inputs and their hashes, run ids, seeds, versions; no clock, no machine."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from asgkit import __version__
+from asgkit.files import sha256, write_json
+from asgkit.report.measured import Measurement, Run
+
+COMMAND = "asgkit report"
+KEY = "asgkit"  # of the PNG text chunk that holds the provenance
+LIBRARIES = ("numpy", "pandas", "scipy", "matplotlib", "pillow")
+
+
+def versions() -> dict[str, str]:
+    """Versions that decide the bytes of a figure."""
+    found = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    return {"asgkit": __version__, "python": platform.python_version(), **found}
+
+
+def provenance(measurements: Iterable[Measurement], results_dir: Path, command: str = COMMAND) -> dict[str, Any]:
+    """The record of what a figure or table was made from; input paths are relative to the results folder."""
+    used = sorted({m.name: m for m in measurements}.values(), key=lambda m: m.name)
+    runs = [m for m in used if isinstance(m, Run)]
+    files = sorted(path for m in used for path in m.evidence())
+    return {
+        "command": command, "run_ids": [r.name for r in runs],
+        "bases": [m.name for m in used if not isinstance(m, Run)], "seeds": sorted({r.seed for r in runs}),
+        "config_hashes": {r.name: r.config_hash for r in runs},
+        "inputs": {p.relative_to(results_dir).as_posix(): sha256(p.read_bytes()) for p in files},
+        "versions": versions(),
+    }
+
+
+def as_text(record: dict[str, Any]) -> str:
+    """The one spelling of a provenance record: what is embedded, and what `verify` compares."""
+    return json.dumps(record, sort_keys=True, ensure_ascii=True)
+
+
+def write_sidecar(stem: Path, record: dict[str, Any], outputs: Sequence[Path]) -> Path:
+    """Write `<stem>.json`: the provenance and the sha256 of every output."""
+    path = stem.with_name(stem.name + ".json")
+    write_json(path, {**record, "outputs": {p.name: sha256(p.read_bytes()) for p in outputs}})
+    return path
+
+
+def read_sidecar(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """A sidecar as (provenance, output hashes)."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    outputs = content.pop("outputs")
+    return content, outputs
+
+
+def embedded(png: Path) -> str | None:
+    """The provenance text inside a PNG, None when there is none."""
+    with Image.open(png) as image:
+        return image.info.get(KEY)

@@ -1,0 +1,84 @@
+"""One look for every figure: sizes in inches, Okabe-Ito colours and markers fixed per arm, and how figures are saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+
+from asgkit.report.provenance import KEY, as_text, write_sidecar
+
+TEXT_WIDTH = 5.5
+OKABE_ITO = {"black": "#000000", "orange": "#E69F00", "sky": "#56B4E9", "green": "#009E73", "yellow": "#F0E442",
+             "blue": "#0072B2", "vermillion": "#D55E00", "purple": "#CC79A7"}
+STYLE: dict[str, Any] = {
+    "font.family": "DejaVu Sans", "font.size": 8, "axes.labelsize": 8, "axes.titlesize": 8, "legend.fontsize": 7,
+    "xtick.labelsize": 7, "ytick.labelsize": 7, "axes.linewidth": 0.6, "axes.spines.top": False,
+    "axes.spines.right": False, "lines.linewidth": 1.0, "lines.markersize": 3.5, "legend.frameon": False,
+    "pdf.fonttype": 42, "svg.hashsalt": "asgkit", "figure.dpi": 120, "savefig.dpi": 200,
+    "axes.prop_cycle": matplotlib.cycler(color=list(OKABE_ITO.values())),
+}
+# A marker beside each colour: the figures stay readable in grey.
+ARMS: dict[str, tuple[str, str]] = {
+    "joint": (OKABE_ITO["blue"], "o"), "random": (OKABE_ITO["orange"], "s"), "oracle": (OKABE_ITO["green"], "^"),
+    "permuted": (OKABE_ITO["purple"], "D"), "constant": (OKABE_ITO["sky"], "v"),
+}
+OTHER = (OKABE_ITO["vermillion"], "P")
+P = ParamSpec("P")
+
+
+def arm_style(arm: str) -> tuple[str, str]:
+    """Colour and marker of an arm; arms without one of their own share vermillion."""
+    return ARMS.get(arm, OTHER)
+
+
+def arm_order(arms: Iterable[str]) -> list[str]:
+    """Known arms in their fixed order, then the others by name."""
+    given = set(arms)
+    return [arm for arm in ARMS if arm in given] + sorted(given - set(ARMS))
+
+
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Draw under `STYLE`, whatever the caller's matplotlib settings are."""
+    @wraps(draw)
+    def inside(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE, "backend": matplotlib.get_backend()}):
+            return draw(*args, **kwargs)
+    return inside
+
+
+def save_figure(fig: Figure, path_stem: str | Path, data: pd.DataFrame, provenance: dict[str, Any]) -> list[Path]:
+    """Write `<stem>.pdf`, `.png` (200 dpi), `.csv` (the plotted points) and `.json`; returns their paths.
+
+    The provenance also travels inside the PNG (text chunk `asgkit`) and the PDF (Subject). Same figure, data and
+    versions: same bytes.
+    """
+    stem = Path(path_stem)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    pdf, png, csv = (stem.with_name(stem.name + suffix) for suffix in (".pdf", ".png", ".csv"))
+    text = as_text(provenance)
+    with matplotlib.rc_context(STYLE):
+        fig.savefig(pdf, metadata={"CreationDate": None, "Subject": text})
+        fig.savefig(png, dpi=200, metadata={KEY: text})
+    write_csv(data, csv)
+    return [pdf, png, csv, write_sidecar(stem, provenance, [pdf, png, csv])]
+
+
+def write_csv(data: pd.DataFrame, path: Path) -> None:
+    """Write a frame with a fixed number format, so that equal data give equal bytes."""
+    path.write_text(data.to_csv(index=False, float_format="%.10g", lineterminator="\n"), encoding="utf-8")
+
+
+def empty_panel(message: str) -> tuple[Figure, pd.DataFrame]:
+    """A figure that says what is missing and which command fills it, never a made-up point."""
+    with matplotlib.rc_context(STYLE):
+        fig = Figure(figsize=(TEXT_WIDTH, 1.2), layout="constrained")
+        ax = fig.subplots()
+        ax.set_axis_off()
+        ax.text(0.5, 0.5, message, ha="center", va="center", color="0.35")
+    return fig, pd.DataFrame({"missing": [message]})

@@ -1,0 +1,102 @@
+"""`asgkit verify`: hash every input and output again, build the report anew, and name whatever differs."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from asgkit.files import sha256
+from asgkit.report.build import build_report
+from asgkit.report.measured import Untraceable
+from asgkit.report.provenance import as_text, embedded, read_sidecar, versions
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that does not hold: the file (relative to the root) and what is wrong with it."""
+
+    path: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.problem}"
+
+
+def verify(root: str | Path = ".", *, rebuild: bool = True) -> list[Finding]:
+    """Check `<root>/results` and `<root>/figures`; an empty list means that everything holds.
+
+    Hashes of inputs (logs, items, configurations) and outputs against each JSON sidecar; the provenance inside each
+    PNG against the same; and with `rebuild` every CSV built anew, byte for byte (pictures too where the versions
+    are those of the sidecar), so that editing a file together with its hash is found as well.
+    Raises FileNotFoundError when there is nothing to check.
+    """
+    root = Path(root)
+    sidecars = _sidecars(root)
+    if not sidecars:
+        raise FileNotFoundError(f"no figures or tables with a JSON sidecar below {root}: build them with asgkit report")
+    findings = [f for path in sidecars for f in _check_sidecar(root, path)]
+    return list(dict.fromkeys(findings + (_check_rebuild(root, sidecars) if rebuild else [])))
+
+
+def _sidecars(root: Path) -> list[Path]:
+    found = [*(root / "figures").glob("*.json"), *(root / "results" / "measured").glob("table_*.json")]
+    return sorted(p for p in found)
+
+
+def _check_sidecar(root: Path, path: Path) -> list[Finding]:
+    name = path.relative_to(root).as_posix()
+    try:
+        record, outputs = read_sidecar(path)
+        inputs = record["inputs"]
+    except (ValueError, KeyError) as error:
+        return [Finding(name, f"not a provenance sidecar ({error!r}); build it again: asgkit report")]
+    findings = [f for relative, wanted in inputs.items() for f in _check_file(root, root / "results" / relative, wanted)]
+    for output, wanted in outputs.items():
+        held = path.with_name(output)
+        findings += _check_file(root, held, wanted)
+        if held.suffix == ".png" and held.is_file():
+            findings += _check_embedded(root, held, as_text(record))
+    return findings
+
+
+def _check_file(root: Path, path: Path, wanted: str) -> list[Finding]:
+    name = path.relative_to(root).as_posix()
+    if not path.is_file():
+        return [Finding(name, "missing")]
+    return [] if sha256(path.read_bytes()) == wanted else [Finding(name, "changed since the report was built")]
+
+
+def _check_embedded(root: Path, png: Path, wanted: str) -> list[Finding]:
+    name = png.relative_to(root).as_posix()
+    try:
+        held = embedded(png)
+    except (OSError, SyntaxError) as error:  # what Pillow raises for a broken picture
+        return [Finding(name, f"not a readable picture ({error})")]
+    return [] if held == wanted else [Finding(name, "its embedded provenance is not that of its JSON")]
+
+
+def _check_rebuild(root: Path, sidecars: list[Path]) -> list[Finding]:
+    with tempfile.TemporaryDirectory() as folder:
+        anew = {"figures": Path(folder) / "figures", "measured": Path(folder) / "tables"}
+        try:
+            build_report(root / "results", anew["figures"], anew["measured"])
+        except Untraceable as error:
+            return [Finding("results/measured", f"the report cannot be built again: {error}")]
+        return [f for path in sidecars for f in _compare(root, path, anew[path.parent.name])]
+
+
+def _compare(root: Path, path: Path, folder: Path) -> list[Finding]:
+    """Files of one sidecar against their rebuilt twins."""
+    fresh = folder / path.name
+    if not fresh.is_file():
+        return [Finding(path.relative_to(root).as_posix(), "the report no longer makes it: delete it or its leftovers")]
+    try:
+        same = read_sidecar(path)[0].get("versions") == versions()
+        outputs = read_sidecar(fresh)[1]
+    except (ValueError, KeyError):
+        return []  # reported already by the check of the sidecar
+    compared = [name for name in outputs if same or name.endswith((".csv", ".md", ".tex"))]
+    return [Finding((path.parent / name).relative_to(root).as_posix(), "not what the inputs give when built anew")
+            for name in compared
+            if (path.parent / name).is_file() and sha256((path.parent / name).read_bytes()) != outputs[name]]
