@@ -172,30 +172,35 @@ def test_three_colours_are_a_diverse_group():
 
 
 def test_the_odd_one_out_earns_the_diversity():
-    assert diversity(flat(RED, RED, BLUE)).tolist() == pytest.approx([0.0, 0.0, 1.0])
+    # D = (0 + 0.4 + 0.4) / 3 = 0.8 / 3; without blue 0, without either red 0.4.
+    assert diversity(flat(RED, RED, BLUE)).tolist() == pytest.approx([0.0, 0.0, 0.8 / 3])
+    assert diversity(flat(RED, RED, BLUE), normalise=True).tolist() == pytest.approx([0.0, 0.0, 1.0])
 
 
 def test_diversity_by_hand_for_three():
     images = torch.cat([flat(BLACK, WHITE, RED)])
     # d(black, .) = 1, d(white, red) = 0.4: D = 0.8; without black 0.4, without either other 1.0.
     assert group_diversity(images) == pytest.approx(0.8, abs=1e-6)
-    assert diversity(images).tolist() == pytest.approx([1.0, 0.0, 0.0], abs=1e-5)
+    assert diversity(images).tolist() == pytest.approx([0.4, 0.0, 0.0], abs=1e-5)
+    assert diversity(images, normalise=True).tolist() == pytest.approx([1.0, 0.0, 0.0], abs=1e-5)
 
 
 def test_pairs_share_their_distance_and_rounding_noise_earns_nothing():
     assert diversity(flat(RED, BLUE)).tolist() == pytest.approx([0.4, 0.4])
     twins = noise(1).repeat(3, 1, 1, 1)
     twins[0, 0, 0, 0] += 1e-4 if twins[0, 0, 0, 0] < 0.5 else -1e-4
-    assert diversity(twins).tolist() == [0.0, 0.0, 0.0]
+    assert diversity(twins).tolist() == pytest.approx([0.0, 0.0, 0.0], abs=1e-4)
+    assert diversity(twins, normalise=True).tolist() == [0.0, 0.0, 0.0]
 
 
 @settings(deadline=None, max_examples=20)
 @given(st.integers(3, 6), st.integers(0, 99))
-def test_diversity_is_scaled_to_the_group(count, seed):
+def test_diversity_pays_only_outliers_whatever_the_order(count, seed):
     images = noise(count, seed)
     images[0, :, :12] = 0.0
-    scores = diversity(images)
-    assert scores.max() == 1.0 and scores.min() == 0.0
+    scores, scaled = diversity(images), diversity(images, normalise=True)
+    assert 0.0 < scores.max() <= group_diversity(images) and scores.min() == 0.0
+    assert scaled.max() == 1.0 and torch.allclose(scaled, scores / scores.max())
     assert torch.allclose(diversity(images.flip(0)), scores.flip(0), atol=1e-4)
 
 

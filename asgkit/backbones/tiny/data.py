@@ -15,7 +15,7 @@ from asgkit.backbones.tiny.tokenizer import EOS, PAD, WordTokenizer
 from asgkit.shapes.text import QA, STYLES, caption, caption_styles, diagnose, sample_qa
 from asgkit.shapes.world import COLOR_NAMES, PLURALS, SHAPES, Scene, render, sample_scene
 
-QA_WEIGHTS = (0.16, 0.14, 0.07, 0.15, 0.24, 0.16, 0.08)  # in the order of text.FAMILIES: the slow ones are asked more often
+QA_WEIGHTS = (0.13, 0.13, 0.08, 0.15, 0.26, 0.16, 0.09)  # in the order of text.FAMILIES: the slow ones are asked more often
 QA_PER_IMAGE = 3
 
 
