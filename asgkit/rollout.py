@@ -9,7 +9,7 @@ import torch
 
 from asgkit.ask import parse_question, question_problems
 from asgkit.backbones.base import Answers, Backbone, Prefix
-from asgkit.faults import NonFiniteValue
+from asgkit.faults import BadStepGuard, NonFiniteValue
 from asgkit.solve import Vote, vote
 from asgkit.ste import solver_token_entropy, token_entropy
 
@@ -49,12 +49,15 @@ def propose(
     """Sample `count` questions for each image of a prefix: stage 2 of a U step, stage 2 of a G step.
 
     requests: one Proposer prompt per image. Returns the B * count prompts and image rows as asked, the sampled
-    completions and the parsed questions, image by image. Source: paper (K candidates form one group).
+    completions and the parsed questions, image by image. Raises NonFiniteValue for NaN in their log-probabilities.
+    Source: paper (K candidates form one group).
     """
     prompts = [request for request in requests for _ in range(count)]
     rows = [row for row in range(len(requests)) for _ in range(count)]
     sampled = backbone.answer(prefix, prompts, rows=rows, max_new_tokens=max_new_tokens, temperature=temperature,
                               top_p=top_p, seed=seed)
+    # broken weights write no readable question, so nothing later in the step would notice them
+    BadStepGuard.check_finite("proposer/logp", sampled.logp)
     return prompts, rows, sampled, read_questions(sampled.texts, count)
 
 
@@ -75,7 +78,8 @@ def answer_questions(
     """Answer each question about image `rows[i]` once under each of the first `framings` framings, in one batch.
 
     Only the instruction preamble varies between a question's N prompts (paper, table S7). Raises ValueError when
-    the backbone has fewer framings. Source: paper (prompt-perturbed self-consistency).
+    the backbone has fewer framings, NonFiniteValue for NaN in log-probabilities.
+    Source: paper (prompt-perturbed self-consistency).
     """
     have = len(backbone.spec.prompts.framings)
     if framings > have:
@@ -84,6 +88,7 @@ def answer_questions(
     where = [row for row in rows for _ in range(framings)]
     sampled = backbone.answer(prefix, asked, rows=where, max_new_tokens=max_new_tokens, temperature=temperature,
                               top_p=top_p, seed=seed)
+    BadStepGuard.check_finite("solver/logp", sampled.logp)
     votes = [vote(sampled.texts[i : i + framings]) for i in range(0, len(asked), framings)]
     return Solved(votes, asked, where, sampled)
 
