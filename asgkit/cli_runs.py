@@ -12,8 +12,6 @@ import typer
 from asgkit.config import Config, PoolConfig, parse_override, resolve
 from asgkit.console import Overrides, Refused, Threads, TrainProgress, out, refusing, table
 
-RunPath = Annotated[Path, typer.Argument(help="A run directory, for example results/runs/NAME.")]
-
 
 def pretrain(
     model: Annotated[str, typer.Argument(help="tiny-ar")],
@@ -188,7 +186,10 @@ def _step_of(path: Path) -> int:
 
 
 def evaluate(
-    run: RunPath,
+    run: Annotated[Path | None, typer.Argument(help="A run directory, for example results/runs/NAME.",
+                                               show_default=False)] = None,
+    base: Annotated[str | None, typer.Option(help="Instead of RUN: measure an untrained base, clean or registers.")]
+    = None,
     split: Annotated[str, typer.Option(help="test is reported; dev is for choosing settings.")] = "test",
     step: Annotated[int | None, typer.Option(help="Checkpoint (default: the newest valid).")] = None,
     curve: Annotated[bool, typer.Option("--curve", help="Every kept checkpoint on dev, into RUN/curve.csv.")] = False,
@@ -202,30 +203,49 @@ def evaluate(
     The best decoding is the base's, chosen on dev among nine unless you name it: an evolved model must also beat
     a base that merely samples more sharply.
 
-    Examples: [bold]asgkit eval results/runs/NAME[/] · [bold]asgkit eval results/runs/NAME --curve[/]
+    Examples: [bold]asgkit eval results/runs/NAME[/] · [bold]asgkit eval results/runs/NAME --curve[/] ·
+    [bold]asgkit eval --base clean[/]
     """
-    from asgkit import reproduce as r
+    from asgkit import scoring
     from asgkit.launch import use_threads
 
     if (temperature is None) != (guidance is None):
         raise Refused("--temperature and --guidance go together; give both or neither")
     if split not in ("dev", "test"):
         raise Refused(f"unknown split {split!r}; choose dev or test")
+    if (run is None) == (base is None):
+        raise Refused("give a run directory, or --base clean to measure an untrained base")
     use_threads(threads)
-    sizes = r.SMALL if quick else r.FULL
-    if curve:
-        path = r.learning_curve(run, r.SMALL)
-        rows = r.read_curve(path)
-        out.print(table(f"{path} (dev, percent)", list(rows[0]), [list(row.values()) for row in rows]))
-        return
-    if step is not None and not (run / "checkpoints" / f"step_{step:06d}").is_dir():
-        raise Refused(f"{run} keeps no checkpoint of step {step}: {_kept(run)}")
+    sizes = scoring.SMALL if quick else scoring.FULL
     best = None if temperature is None else {"temperature": temperature, "guidance": guidance}
-    evolved, base = r.evaluate(run, split, step, best, sizes=sizes)
-    rows = [(name, base["scores"][name], value, value - base["scores"][name])
-            for name, value in evolved["scores"].items()]
-    out.print(table(f"{run}, step {evolved['step']}, {split} (percent)", ("score", "base", "evolved", "change"), rows))
-    out.print(f"wrote {run / 'metrics.json'}; the difference needs its interval: asgkit report", highlight=False)
+    if base is not None:
+        _evaluate_base(base.removeprefix("tiny-ar-"), split, best, sizes)
+    elif curve:
+        path = scoring.learning_curve(run, scoring.CURVE)
+        rows = scoring.read_curve(path)
+        out.print(table(f"{path} (dev, percent)", list(rows[0]), [list(row.values()) for row in rows]))
+    elif step is not None and not (run / "checkpoints" / f"step_{step:06d}").is_dir():
+        raise Refused(f"{run} keeps no checkpoint of step {step}: {_kept(run)}")
+    else:
+        evolved, before = scoring.evaluate(run, split, step, best, sizes=sizes)
+        rows = [(name, before["scores"][name], value, value - before["scores"][name])
+                for name, value in evolved["scores"].items()]
+        out.print(table(f"{run}, step {evolved['step']}, {split} (percent)", ("score", "base", "evolved", "change"),
+                        rows))
+        out.print(f"wrote {run / 'metrics.json'}; a change needs its interval: asgkit report", highlight=False)
+
+
+def _evaluate_base(base: str, split: str, best: dict[str, float] | None, sizes: dict[str, int]) -> None:
+    from asgkit.scoring import evaluate_base
+
+    config = resolve("tiny", [f"base={base}"])
+    folder = Path("results/measured/base") / f"{config.backbone}-{Path(base).stem}"
+    if (folder / "metrics.json").exists():
+        raise Refused(f"{folder} holds a measurement already: delete it to measure again")
+    check_backbone(config)
+    result = evaluate_base(config, folder, split, best, sizes=sizes)
+    out.print(table(f"base {base}, {split} (percent)", ("score", "percent"), list(result["scores"].items())))
+    out.print(f"wrote {folder}", highlight=False)
 
 
 def _kept(run: Path) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import csv
+import ast
+import gzip
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -16,21 +18,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
-from asgkit.config import Config, PoolConfig, from_dict, resolve
+from asgkit.config import PoolConfig, resolve
 from asgkit.console import Refused
-from asgkit.files import write_atomic, write_json
-from asgkit.launch import open_backbone
-from asgkit.runs import CorruptCheckpoint, RunDirectory, load_checkpoint
+from asgkit.scoring import CURVE, FULL, SMALL, choose_decoding, evaluate, learning_curve
 
 POOL = Path(PoolConfig().path)
 POOL_SCENES = 2000
 NOTEBOOK = Path("notebooks/06_the_full_loop.ipynb")
 SMOKE_BASES = ("clean", "registers")
-FULL = {"per_family": 300, "per_tag": 42, "samples": 4}  # 2,100 questions, 252 prompts x 4 drawings
-SMALL = {"per_family": 60, "per_tag": 20, "samples": 2}  # 420 questions, 120 prompts x 2: seconds, wide intervals
 PROFILES = {
     "smoke": "two bases, 10 steps each, about 10 minutes on 2 cores",
     "small": "the committed grid of runs, hours on 2 cores",
@@ -65,70 +62,6 @@ def ensure_pool(path: Path, scenes: int) -> bool:
     return True
 
 
-# -- evaluation -----------------------------------------------------------------------------------------------------
-def choose_decoding(config: Config, per_tag: int, samples: int) -> dict[str, float]:
-    """Temperature and guidance that serve the untrained base best, chosen on the dev split: the fair opponent."""
-    from asgkit.evals.shapes import best_decoding
-
-    temperature, guidance = best_decoding(open_backbone(config), None, "dev", per_tag, samples)[0]
-    return {"temperature": temperature, "guidance": guidance}
-
-
-def evaluate(path: Path, split: str = "test", step: int | None = None, best: dict[str, float] | None = None,
-             *, sizes: dict[str, int]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Evolved and base model of a run on the same items and seeds, as (evolved, base) results in percent.
-
-    Writes metrics.json and items.npz for the evolved model, base_metrics.json and base_items.npz for its base.
-    """
-    from asgkit.evals.run import evaluate_run, measure
-
-    config = from_dict(RunDirectory(path).config)
-    best = best or choose_decoding(config, sizes["per_tag"], sizes["samples"])
-    evolved = evaluate_run(path, split, best, step, **sizes)
-    scores, items = measure(open_backbone(config), split, base=True, best=best, **sizes)
-    base = {"step": 0, "split": split, "best_decoding": best, "scores": scores}
-    write_json(path / "base_metrics.json", base)
-    np.savez_compressed(path / "base_items.npz", **items)
-    return evolved, base
-
-
-def learning_curve(path: Path, sizes: dict[str, int]) -> Path:
-    """Scores of the base (step 0) and of every kept, valid checkpoint on the dev split; writes RUN/curve.csv."""
-    run = RunDirectory(path)
-    folders = sorted(run.checkpoints.glob("step_*"))
-    if not folders:
-        raise FileNotFoundError(f"{path} has no checkpoint: train it first, and keep more than the newest three "
-                                "with checkpoint.keep=100")
-    rows = [{"step": 0, **_dev_scores(from_dict(run.config), None, sizes)}]
-    for folder in folders:
-        try:
-            load_checkpoint(folder)
-        except CorruptCheckpoint as error:
-            raise Refused(f"{path}: {error}; delete that checkpoint folder and run the curve again") from error
-        rows.append({"step": int(folder.name[5:]), **_dev_scores(from_dict(run.config), folder, sizes)})
-    lines = [",".join(rows[0])] + [",".join(f"{v:g}" for v in row.values()) for row in rows]
-    write_atomic(path / "curve.csv", "\n".join(lines) + "\n")
-    return path / "curve.csv"
-
-
-def _dev_scores(config: Config, folder: Path | None, sizes: dict[str, int]) -> dict[str, float]:
-    from asgkit.evals.shapes import evaluate_answers, evaluate_drawings
-
-    backbone = open_backbone(config)
-    for role in ("solver", "generator") if folder else ():
-        backbone.load_role(role, folder / role)
-    answers = evaluate_answers(backbone, "solver" if folder else None, "dev", sizes["per_family"]).summary()
-    drawings = evaluate_drawings(backbone, "generator" if folder else None, "dev", sizes["per_tag"], sizes["samples"])
-    picked = {f"answers/{name}": answers[name] for name in ("single", "majority", "sampled")}
-    return picked | {"drawings/overall": drawings.summary()["overall"]}
-
-
-def read_curve(path: Path) -> list[dict[str, float]]:
-    """The rows of a curve.csv as numbers."""
-    with path.open(encoding="utf-8") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-
-
 # -- the notebook ---------------------------------------------------------------------------------------------------
 def run_notebook(notebook: Path, run_dir: Path, parameters: dict[str, Any]) -> Path:
     """Execute a parameterised notebook in its own folder; returns the executed copy in the run directory.
@@ -142,12 +75,13 @@ def run_notebook(notebook: Path, run_dir: Path, parameters: dict[str, Any]) -> P
 
     if not notebook.is_file():
         raise FileNotFoundError(f"no notebook {notebook}: run this from the folder of the clone")
-    unknown = sorted(parameters.keys() - papermill.inspect_notebook(str(notebook)).keys())
+    unknown = sorted(parameters.keys() - declared_parameters(notebook))
     if unknown:
         raise Refused(f"{notebook} has no parameters {unknown}; its parameters cell must declare them")
     run_dir.mkdir(parents=True, exist_ok=True)
     partial, final = run_dir / "notebook.partial.ipynb", run_dir / "notebook.ipynb"
     # encryption: "auto" keeps the kernel from warning about plain TCP on the loop-back device at every start
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # its reader of the parameters cell complains of quotes
     papermill.execute_notebook(str(notebook), str(partial), parameters=parameters, kernel_name="python3",
                                progress_bar=False, cwd=str(notebook.parent),
                                config=KernelConfig({"KernelManager": {"transport_encryption": "auto"}}))
@@ -155,6 +89,16 @@ def run_notebook(notebook: Path, run_dir: Path, parameters: dict[str, Any]) -> P
         raise Refused(f"{partial} ended without writing run.json: its kernel stopped early; open it to see where")
     os.replace(partial, final)
     return final
+
+
+def declared_parameters(notebook: Path) -> set[str]:
+    """Names assigned in the cell tagged `parameters` (papermill's own reader stumbles over quotes in comments)."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    source = ["".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", [])]
+    tree = ast.parse("\n".join(source))
+    targets = [t for node in tree.body if isinstance(node, ast.Assign | ast.AnnAssign)
+               for t in (node.targets if isinstance(node, ast.Assign) else [node.target])]
+    return {t.id for t in targets if isinstance(t, ast.Name)}
 
 
 def clear_smoke_run(path: Path) -> None:
@@ -184,7 +128,8 @@ def smoke_run(base: str, results: Path, made: Made, say: Callable[[str], None], 
         paths.append(str(run_notebook(notebook, run_dir, parameters)))
     with made.timed(f"evaluate {base}", say) as paths:
         evaluate(run_dir, sizes=SMALL)
-        paths.append(str(run_dir / "metrics.json"))
+        learning_curve(run_dir, CURVE)
+        paths += [str(run_dir / "metrics.json"), str(run_dir / "curve.csv")]
     return run_dir
 
 
@@ -193,9 +138,12 @@ def reproduce_smoke(results: Path, figures: Path, say: Callable[[str], None]) ->
     """Pool, both bases through the notebook, evaluation, report."""
     made = Made()
     _make_pool(made, say)
-    for base in SMOKE_BASES:
-        smoke_run(base, results, made, say)
-    _report(results, figures, made, say)
+    runs = {base: smoke_run(base, results, made, say) for base in SMOKE_BASES}
+    fresh = results / "smoke"
+    shutil.rmtree(fresh, ignore_errors=True)
+    for base, run in runs.items():
+        publish(run, fresh, f"tiny-ar-{base}-joint-s{resolve('smoke').seed}")
+    _report(results, figures, fresh, figures / "smoke", made, say)
     return made
 
 
@@ -214,7 +162,10 @@ def reproduce_small(results: Path, figures: Path, say: Callable[[str], None], wo
         jobs = [pool.submit(grid_run, job, results / "runs" / job[0], best[_base_key(job)], say) for job in todo]
         for future in jobs:
             paths.append(str(future.result()))
-    _report(results, figures, made, say)
+    fresh = results / "small"
+    for name, *_ in grid:
+        publish(results / "runs" / name, fresh, name)
+    _report(results, figures, fresh, figures / "small", made, say)
     return made
 
 
@@ -222,7 +173,7 @@ def is_done(path: Path) -> bool:
     """A run that trained to its last step and was evaluated."""
     status = path / "status.json"
     return (status.is_file() and json.loads(status.read_text())["state"] == "finished"
-            and (path / "metrics.json").is_file() and (path / "base_metrics.json").is_file())
+            and (path / "metrics.json").is_file() and (path / "base" / "metrics.json").is_file())
 
 
 def _base_key(job: tuple[str, str, Sequence[str]]) -> tuple[str, str]:
@@ -254,8 +205,37 @@ def _make_pool(made: Made, say: Callable[[str], None]) -> None:
         paths.append(f"{POOL} ({'made' if new else 'was there'})")
 
 
-def _report(results: Path, figures: Path, made: Made, say: Callable[[str], None]) -> None:
+def publish(run: Path, root: Path, name: str) -> None:
+    """Copy what a report needs of an evaluated run to root/measured, apart from the committed results/measured.
+
+    name: `<backbone>-<base>-<arm>-s<seed>`, as the report reads it. The log is packed with a fixed time stamp, so
+    equal runs give equal bytes.
+    """
+    target, base = root / "measured" / "runs" / name, root / "measured" / "base" / base_of(run)
+    for source, to, names in ((run, target, ("config.yaml", "metrics.json", "items.npz", "curve.csv")),
+                              (run / "base", base, ("metrics.json", "items.npz"))):
+        to.mkdir(parents=True, exist_ok=True)
+        for item in names:
+            if (source / item).is_file():
+                shutil.copyfile(source / item, to / item)
+    (target / "log.jsonl.gz").write_bytes(gzip.compress((run / "log.jsonl").read_bytes(), mtime=0))
+
+
+def base_of(run: Path) -> str:
+    """`<backbone>-<base>` of a run."""
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    return f"{config['backbone']}-{Path(config['base']).stem.removeprefix(config['backbone'] + '-')}"
+
+
+def _report(results: Path, figures: Path, fresh: Path, fresh_figures: Path, made: Made, say: Callable[[str], None]
+            ) -> None:
+    """Tables and figures of the committed results, and in folders of their own those of the fresh runs."""
     from asgkit.report.build import build_report
 
-    with made.timed("report: tables and figures", say) as paths:
-        paths += [str(path) for path in build_report(results, figures)]
+    for what, source, to in (("committed results", results, figures), ("fresh runs", fresh, fresh_figures)):
+        if not (source / "measured").is_dir():
+            say(f"no {source / 'measured'}: no report of the {what}")
+            continue
+        with made.timed(f"report of the {what}", say) as paths:
+            files = build_report(source, to)
+            paths.append(f"{len(files)} files in {source / 'measured'} and {to}")

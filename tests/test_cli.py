@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from asgkit import doctor, reproduce
+from asgkit import doctor, reproduce, scoring
 from asgkit.cli import app
 from asgkit.config import resolve
 from asgkit.console import Refused, TrainProgress, duration
@@ -30,8 +30,8 @@ SIZES = {"per_family": 2, "per_tag": 1, "samples": 1}
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test works in a folder of its own, and one that is not the clone."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(reproduce, "FULL", SIZES)
-    monkeypatch.setattr(reproduce, "SMALL", SIZES)
+    for name in ("FULL", "SMALL", "CURVE"):
+        monkeypatch.setattr(scoring, name, SIZES)
 
 
 def asgkit(*arguments: str) -> Result:
@@ -102,6 +102,8 @@ def test_cuda_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_scoring_what_is_no_run_is_refused() -> None:
     refused(asgkit("eval", "absent"), "no run in absent")
+    refused(asgkit("eval"), "give a run directory, or --base clean")
+    refused(asgkit("eval", "--base", "absent"), "asgkit pretrain tiny-ar")
     refused(asgkit("eval", "absent", "--temperature", "1"), "go together")
     refused(asgkit("eval", "absent", "--split", "train"), "choose dev or test")
 
@@ -202,15 +204,27 @@ def test_train_resume_and_eval(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_log("r")["step"].unique().tolist() == [1, 2]
     scored = asgkit("eval", "r", "--temperature", "0.7", "--guidance", "2")
     assert scored.exit_code == 0, scored.output
-    evolved, base = (json.loads(Path("r", name).read_text()) for name in ("metrics.json", "base_metrics.json"))
+    evolved, base = (json.loads(Path("r", name).read_text()) for name in ("metrics.json", "base/metrics.json"))
     assert (evolved["step"], base["step"]) == (2, 0) and evolved["scores"].keys() == base["scores"].keys()
     assert evolved["best_decoding"] == base["best_decoding"] == {"temperature": 0.7, "guidance": 2.0}
+    reproduce.publish(Path("r"), Path("fresh"), "tiny-ar-clean-joint-s42")
+    reported = asgkit("report", "--results", "fresh", "--figures", "drawn")
+    assert reported.exit_code == 0, reported.output
+    assert "table_joint" in reported.output and any(Path("drawn").iterdir())
     refused(asgkit("eval", "r", "--step", "9"), "kept are [1, 2]")
     curve = asgkit("eval", "r", "--curve")
-    assert curve.exit_code == 0 and [row["step"] for row in reproduce.read_curve(Path("r/curve.csv"))] == [0, 1, 2]
+    assert curve.exit_code == 0 and [row["step"] for row in scoring.read_curve(Path("r/curve.csv"))] == [0, 1, 2]
     (Path("r/checkpoints/step_000002/state.safetensors")).write_bytes(b"torn")
     refused(asgkit("eval", "r", "--step", "2"), "state.safetensors is changed")
     refused(asgkit("eval", "r", "--curve"), "step_000002", "delete that checkpoint")
+
+
+def test_a_base_is_measured_once() -> None:
+    arguments = ["eval", "--base", "tiny-ar-clean", "--temperature", "1", "--guidance", "1"]
+    assert asgkit(*arguments).exit_code == 0
+    held = json.loads(Path("results/measured/base/tiny-ar-clean/metrics.json").read_text())
+    assert held["step"] == 0 and held["split"] == "test" and "answers/single" in held["scores"]
+    refused(asgkit(*arguments), "delete it to measure again")
 
 
 def test_the_oracle_control_gets_its_judge() -> None:
@@ -250,7 +264,7 @@ def test_durations(seconds: float, text: str) -> None:
 # -- reproduce ------------------------------------------------------------------------------------------------------
 def notebook(path: Path, last: str) -> Path:
     """A parameterised notebook of two cells."""
-    cells = [nbformat.v4.new_code_cell('run_dir: str = "r"\nsteps: int = 1', metadata={"tags": ["parameters"]}),
+    cells = [nbformat.v4.new_code_cell('run_dir: str = "r"\nsteps: int = 1  # "quoted" [text]', metadata={"tags": ["parameters"]}),
              nbformat.v4.new_code_cell(last)]
     path.parent.mkdir(parents=True, exist_ok=True)
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
@@ -277,6 +291,11 @@ def test_a_notebook_runs_in_its_folder_and_is_renamed() -> None:
 def test_a_parameter_the_notebook_does_not_declare_is_refused() -> None:
     with pytest.raises(Refused, match=r"no parameters \['stpes'\]"):
         reproduce.run_notebook(notebook(Path("notebooks/a.ipynb"), "1"), Path("r"), {"stpes": 3})
+
+
+def test_the_full_loop_notebook_declares_what_reproduce_gives() -> None:
+    declared = reproduce.declared_parameters(ROOT / reproduce.NOTEBOOK)
+    assert declared == {"backbone", "base", "preset", "seed", "steps", "overrides", "pool", "run_dir"}
 
 
 def test_a_smoke_run_is_replaced_and_nothing_else() -> None:
@@ -310,7 +329,8 @@ def test_only_finished_and_evaluated_runs_are_skipped() -> None:
     run = RunDirectory.create("r", resolve("smoke").model_dump())
     run.write_status("finished", 10, 10)
     assert not reproduce.is_done(run.path)
-    for name in ("metrics.json", "base_metrics.json"):
+    (run.path / "base").mkdir()
+    for name in ("metrics.json", "base/metrics.json"):
         (run.path / name).write_text("{}")
     assert reproduce.is_done(run.path)
     run.write_status("stopped", 5, 10)
