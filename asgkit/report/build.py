@@ -76,7 +76,7 @@ def _shown(contrasts: pd.DataFrame) -> pd.DataFrame:
 
 def _base(measured: Measured, base: str) -> Measurement:
     if base not in measured.bases:
-        raise _Nothing(f"no base measurement\nasgkit eval --base {base}")
+        raise _Nothing("no base measurement\nasgkit reproduce --profile small")
     return measured.bases[base]
 
 
@@ -94,16 +94,27 @@ def _learning_curve(measured: Measured, base: str, table: pd.DataFrame):
     if not runs:
         raise _Nothing("no run has a curve.csv\nasgkit eval RUN --curve")
     curves = pd.concat([run.curve() for run in runs], ignore_index=True)
-    # The base's own line is step 0 of the curves: same split, same items. Its best decoding comes from the base's
-    # measurement only where that was made on the very same items, which step 0 shows.
-    first = curves[curves["step"] == 0]
+    first = curves[curves["step"] == 0]  # the base's own line: same split, same items as the curves
     lines = {side: float(first[(first["side"] == side) & (first["metric"] == metric)]["value"].mean())
              for side, metric in MAIN.items() if ((first["side"] == side) & (first["metric"] == metric)).any()}
     held = _base(measured, base)
-    scores = held.metrics["scores"]
-    if abs(lines.get("drawings", np.nan) - scores["drawings/overall"]) < 1e-3:
-        lines["drawings_best"] = scores["drawings_best/overall"]
+    best = _best_decoding(held, lines.get("drawings"))
+    lines |= {} if best is None else {"drawings_best": best}
     return figures.learning_curve(curves, lines), [held, *runs]
+
+
+def _best_decoding(held: Measurement, default: float | None) -> float | None:
+    """The base's score at its best decoding on the items of a curve, known by the default score that they share.
+
+    Taken from the base's metrics.json, else from its decodings.json (a score per `T<temperature> g<guidance>`);
+    None when neither was measured on the curve's items.
+    """
+    scores, path = held.metrics["scores"], held.path / "decodings.json"
+    pairs = [(scores["drawings/overall"], scores["drawings_best/overall"])]
+    if path.is_file():
+        tried = {k: v for k, v in json.loads(path.read_text(encoding="utf-8")).items() if k.startswith("T")}
+        pairs += [(tried["T1 g1"], max(tried.values()))] if "T1 g1" in tried else []
+    return next((best for plain, best in pairs if default is not None and abs(plain - default) < 1e-3), None)
 
 
 def _gains(measured: Measured, base: str, table: pd.DataFrame):
@@ -138,7 +149,10 @@ def _learning_rates(measured: Measured, base: str, table: pd.DataFrame):
         groups: dict[tuple[str, float], list[Run]] = {}
         for run in runs:
             groups.setdefault((run.arm, float(run.config[role]["learning_rate"])), []).append(run)
+        own_rate = {rate for arm, rate in groups if arm == "joint"}
         for (arm, rate), group in groups.items():
+            if arm != "joint" and rate in own_rate:  # it varied the other role's rate: the other panel's business
+                continue
             after = np.stack([run.values(f"{side}/{metric}") for run in group])
             found = paired_bootstrap(before, after, resamples=RESAMPLES)
             means.append({"side": side, "arm": arm, "rate": rate, "delta": 100 * found.delta, "low": 100 * found.low,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
 
 from asgkit.report.measured import MAIN
 from asgkit.report.stats import roc_curve
@@ -29,7 +31,7 @@ def learning_curve(curves: pd.DataFrame, base_scores: Mapping[str, float]) -> Dr
     curves: rows (arm, seed, step, side, metric, value) in percent. base_scores: `answers`, `drawings` and
     `drawings_best` of the base, measured on the split of the curves; a missing one draws no line.
     """
-    fig = Figure(figsize=(TEXT_WIDTH, 2.4), layout="constrained")
+    fig = Figure(figsize=(TEXT_WIDTH, 2.6), layout="constrained")
     parts = []
     for ax, (side, metric) in zip(fig.subplots(1, 2), MAIN.items(), strict=True):
         rows = curves[(curves["side"] == side) & (curves["metric"] == metric)]
@@ -40,9 +42,17 @@ def learning_curve(curves: pd.DataFrame, base_scores: Mapping[str, float]) -> Dr
                 ax.axhline(base_scores[key], color="0.4", ls=dash, lw=0.8, label=label)
                 parts.append(pd.DataFrame([{"arm": label, "side": side, "metric": metric, "value": base_scores[key]}]))
         ax.set(xlabel="step", ylabel=f"{side}: {metric} (% correct)")
-        ax.legend()
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         parts.append(rows)
+    _legend_above(fig)
     return fig, pd.concat(parts, ignore_index=True)[["arm", "seed", "step", "side", "metric", "value"]]
+
+
+def _legend_above(fig: Figure, columns: int = 5) -> None:
+    """One legend above all panels, where it can hide no point; equal labels are named once."""
+    found = {label: handle for ax in fig.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    fig.legend(list(found.values()), list(found), loc="outside upper center", ncols=columns, handlelength=1.6,
+               columnspacing=1.2)
 
 
 def _lines(ax: Axes, rows: pd.DataFrame) -> None:
@@ -72,7 +82,7 @@ def forest(table: pd.DataFrame, points: pd.DataFrame) -> Drawn:
         y = own["metric"].map(place) + shift
         ax.errorbar(own["delta"], y, xerr=[own["delta"] - own["low"], own["high"] - own["delta"]], fmt=marker, ms=3,
                     color=colour, lw=0.9, label=f"{arm} ({own['seeds'].max()} seeds)")
-        ax.plot(dots["delta"], dots["metric"].map(place) + shift, ".", color=colour, ms=2, alpha=0.5)
+        ax.plot(dots["delta"], dots["metric"].map(place).astype(float) + shift, ".", color=colour, ms=2, alpha=0.5)
     ax.axvline(0, color="0.4", lw=0.7)
     ax.set_yticks(range(len(metrics)), [f"{m} (n={table.loc[table['metric'] == m, 'n'].iloc[0]})" for m in metrics])
     ax.invert_yaxis()
@@ -89,7 +99,7 @@ def premise(items: Mapping[str, np.ndarray]) -> Drawn:
     items: arrays of items.npz (framings, canonical, majority, sampled, entropy, ste, fraction) of one base.
     The ROC curves detect a wrong majority; the dashed one uses STE among unanimous votes only, where H_sc is 0.
     """
-    fig = Figure(figsize=(TEXT_WIDTH, 2.1), layout="constrained")
+    fig = Figure(figsize=(TEXT_WIDTH, 2.5), layout="constrained")
     left, middle, right = fig.subplots(1, 3)
     parts = [_bars(left, items), _rocs(middle, items), _scatter(right, items)]
     return fig, pd.concat(parts, ignore_index=True)[["panel", "series", "x", "y", "error"]]
@@ -118,10 +128,13 @@ def _rocs(ax: Axes, items: Mapping[str, np.ndarray]) -> pd.DataFrame:
             x, y = roc_curve(score[rows], wrong[rows])
             ax.plot(x, y, **style, label=f"{label} {np.trapezoid(y, x):.2f}")
             parts.append(pd.DataFrame({"panel": "roc", "series": label, "x": x, "y": y}))
+    if len(parts) == 1:
+        ax.text(0.5, 0.5, "undefined: no answer\n(or every answer) is wrong", ha="center", va="center", color="0.35")
+        return parts[0]
     ax.plot([0, 1], [0, 1], color="0.7", lw=0.6)
-    ax.set(xlabel="false alarms", ylabel="errors found", title="AUROC, wrong majority", aspect="equal")
-    ax.legend(loc="lower right", handlelength=1.4, borderaxespad=0.1)
-    return pd.concat(parts[1:] or parts, ignore_index=True)
+    ax.set(xlabel="false alarms", ylabel="errors found", title="AUROC, wrong majority")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.32), handlelength=1.4)
+    return pd.concat(parts[1:], ignore_index=True)
 
 
 def _scatter(ax: Axes, items: Mapping[str, np.ndarray]) -> pd.DataFrame:
@@ -132,7 +145,7 @@ def _scatter(ax: Axes, items: Mapping[str, np.ndarray]) -> pd.DataFrame:
         ax.scatter(x, y, s=5, c=colour, marker=marker, linewidths=0.5, alpha=0.6, label=label)
         parts.append(pd.DataFrame({"panel": "scatter", "series": label, "x": x, "y": y}))
     ax.set(xlabel="H_sc (nats)", ylabel="STE (nats)", title="majority right or wrong")
-    ax.legend(handletextpad=0.1, loc="upper right")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.32), handletextpad=0.1, ncols=2)
     return pd.concat(parts, ignore_index=True)
 
 
@@ -148,9 +161,10 @@ def signals(logs: Sequence[tuple[str, int, pd.DataFrame]]) -> Drawn:
             for _, one in own.groupby("seed"):
                 ax.plot(one["step"], one["value"], color=colour, lw=0.4, alpha=0.35)
             mean = own.groupby("step")["value"].mean()
-            ax.plot(mean.index, mean, color=colour, lw=1.2, label=f"{arm} ({own['seed'].nunique()})")
+            ax.plot(mean.index, mean, color=colour, lw=1.2, label=f"{arm} ({own['seed'].nunique()} seeds)")
         ax.set(title=title, xlabel="step")
-    fig.axes[0].legend(title="arm (seeds)", title_fontsize=7)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _legend_above(fig)
     return fig, points
 
 
@@ -184,7 +198,11 @@ def learning_rates(points: pd.DataFrame, means: pd.DataFrame) -> Drawn:
         ax.axhline(0, color="0.4", lw=0.7)
         ax.set(xscale="log", xlabel=f"learning rate, {'Solver' if side == 'answers' else 'Generator'}",
                ylabel=f"{side}: gain in {metric} (points)")
-    fig.axes[0].legend()
+        rates = sorted(set(own["rate"]))
+        ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.xaxis.set_minor_formatter(NullFormatter())
+    _legend_above(fig)
     return fig, pd.concat([means.assign(kind="mean"), points.assign(kind="seed")], ignore_index=True)
 
 
@@ -206,7 +224,7 @@ def before_after_drawings(examples: Mapping[str, np.ndarray]) -> Drawn:
             ax.set_xlabel(f"{side} {'✓' if good else '✗'}", color=OKABE_ITO["blue" if good else "vermillion"])
         pair[0].set_title(str(examples["drawing_prompt"][i]), loc="left", fontsize=7)
     _hide_rest(axes.reshape(-1)[2 * count :])
-    fig.supxlabel(str(examples["drawing_rule"]), fontsize=6)
+    fig.supxlabel(textwrap.fill(str(examples["drawing_rule"]), 110), fontsize=6)
     return fig, _example_frame(examples, "drawing_", ("prompt", "base_ok", "evolved_ok"))
 
 
@@ -225,11 +243,11 @@ def before_after_answers(examples: Mapping[str, np.ndarray]) -> Drawn:
         _picture(ax, examples["answer_image"][i])
         truth = str(examples["answer_truth"][i])
         before, after = str(examples["answer_base"][i]), str(examples["answer_evolved"][i])
-        ax.set_title(_wrap(str(examples["answer_question"][i])), fontsize=6)
+        ax.set_title(textwrap.fill(str(examples["answer_question"][i]), 24), fontsize=6)
         mark = lambda text: f"{text} {'✓' if text == truth else '✗'}"  # noqa: B023 - used in this turn only
         ax.set_xlabel(f"{mark(before)}  >  {mark(after)}\ntruth: {truth}", fontsize=6)
     _hide_rest(axes.reshape(-1)[count:])
-    fig.supxlabel(str(examples["answer_rule"]), fontsize=6)
+    fig.supxlabel(textwrap.fill(str(examples["answer_rule"]), 110), fontsize=6)
     return fig, _example_frame(examples, "answer_", ("question", "base", "evolved", "truth"))
 
 
@@ -243,14 +261,6 @@ def _picture(ax: Axes, pixels: np.ndarray) -> None:
 def _hide_rest(axes: Sequence[Axes]) -> None:
     for ax in axes:
         ax.set_axis_off()
-
-
-def _wrap(text: str, width: int = 24) -> str:
-    """Break a question after the last space before `width` letters, so that neighbours do not overlap."""
-    if len(text) <= width:
-        return text
-    cut = text.rfind(" ", 0, width)
-    return f"{text[:cut]}\n{_wrap(text[cut + 1 :], width)}"
 
 
 def _example_frame(examples: Mapping[str, np.ndarray], prefix: str, names: Sequence[str]) -> pd.DataFrame:
