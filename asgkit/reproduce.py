@@ -29,7 +29,7 @@ POOL_SCENES = 2000
 NOTEBOOK = Path("notebooks/06_the_full_loop.ipynb")
 SMOKE_BASES = ("clean", "registers")
 PROFILES = {
-    "smoke": "two bases, 10 steps each, about 10 minutes on 2 cores",
+    "smoke": "two bases, 10 steps each, at most 12 minutes on 2 cores",
     "small": "the committed grid of runs, hours on 2 cores",
 }
 
