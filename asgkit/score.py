@@ -21,6 +21,7 @@ from asgkit.draw import (
     soft_match,
     spec_quality,
 )
+from asgkit.faults import BadStepGuard
 from asgkit.rollout import Question, answer_questions, caption
 from asgkit.solve import Vote
 
@@ -95,7 +96,7 @@ def score_candidates(backbone: Backbone, cards: Sequence[Card], drawings: Sequen
     """Score L candidates of each card: S_fid, S_cyc, S_div, S_ctr and R_g, every stage one batch over all B x L.
 
     The votes and captions come from the live Solver; the similarities of the cycle from the frozen base.
-    Source: paper (generation step 4).
+    Raises NonFiniteValue for NaN similarities. Source: paper (generation step 4).
     """
     flat = [image for group in drawings for image in group]
     width = len(drawings[0])
@@ -105,6 +106,7 @@ def score_candidates(backbone: Backbone, cards: Sequence[Card], drawings: Sequen
     captions = caption(backbone, prefix, [card.request for card in owner],
                        max_new_tokens=backbone.spec.max_new_tokens)
     text, image_text = similarities(backbone, flat, owner, captions)
+    BadStepGuard.check_finite("generator/similarities", torch.stack([text, image_text]))
     fidelity = torch.tensor([_fidelity(card, v) for card, v in zip(owner, votes, strict=True)])
     conflict = torch.tensor([_conflict(card, v) for card, v in zip(owner, votes, strict=True)])
     spread = torch.stack([diversity(pixels(group)) for group in drawings])
