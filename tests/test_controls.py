@@ -1,0 +1,65 @@
+"""Reward controls by hand: what is taught instead of the method's own reward."""
+
+import numpy as np
+import pytest
+import torch
+
+from asgkit.recipes.controls import control_rewards, control_vote
+from asgkit.solve import vote
+
+REWARDS = torch.tensor([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]])
+VOTE = vote(["red", "red", "blue", "green", "red"])
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def test_the_method_keeps_its_own_rewards():
+    assert control_rewards("", REWARDS, None, rng()) is REWARDS
+    assert control_vote("", VOTE, "green", rng()) is VOTE  # the truth never reaches the method
+
+
+def test_random_rewards_know_nothing_of_the_real_ones():
+    a, b = control_rewards("random", REWARDS, None, rng()), control_rewards("random", 9 * REWARDS, None, rng())
+    assert torch.equal(a, b) and a.shape == REWARDS.shape and 0 <= a.min() and a.max() < 1
+    assert not torch.equal(a, control_rewards("random", REWARDS, None, rng(1)))
+
+
+def test_permuted_rewards_are_the_same_values_elsewhere():
+    found = [control_rewards("permuted", REWARDS, None, rng(seed)) for seed in range(20)]
+    assert all(sorted(f.flatten().tolist()) == sorted(REWARDS.flatten().tolist()) for f in found)
+    assert any(set(f[0].tolist()) != set(REWARDS[0].tolist()) for f in found)  # across groups, not within one
+    assert len({tuple(f.flatten().tolist()) for f in found}) > 15
+
+
+def test_constant_and_oracle():
+    assert torch.equal(control_rewards("constant", REWARDS, None, rng()), torch.zeros(2, 3))
+    oracle = torch.ones(2, 3)
+    assert control_rewards("oracle", REWARDS, oracle, rng()) is oracle
+    with pytest.raises(ValueError, match="needs a judge"):
+        control_rewards("oracle", REWARDS, None, rng())
+    with pytest.raises(ValueError, match="unknown control 'noise'"):
+        control_rewards("noise", REWARDS, None, rng())
+
+
+def test_the_oracle_teaches_the_truth():
+    taught = control_vote("oracle", VOTE, "green", rng())
+    assert (taught.majority, taught.count, taught.fraction) == ("green", 1, 0.2)
+    assert taught.answers == VOTE.answers
+    missed = control_vote("oracle", VOTE, "purple", rng())
+    assert (missed.majority, missed.count, missed.fraction) == ("purple", 0, 0.0)
+    assert control_vote("oracle", VOTE, None, rng()) is VOTE
+
+
+def test_random_labels_come_in_the_votes_own_proportions():
+    taught = [control_vote("random", VOTE, None, rng(seed)).majority for seed in range(1000)]
+    assert np.mean([t == "red" for t in taught]) == pytest.approx(0.6, abs=0.05)
+    assert set(taught) == {"red", "blue", "green"}
+
+
+def test_permuting_acts_on_labels_where_there_is_no_reward():
+    assert control_vote("permuted", VOTE, None, rng()) is VOTE
+    assert control_vote("constant", VOTE, None, rng(), label=True) is VOTE
+    taught = {control_vote("permuted", VOTE, None, rng(seed), label=True).majority for seed in range(50)}
+    assert taught == {"red", "blue", "green"}
