@@ -202,7 +202,7 @@ EXERCISES: dict[str, Exercise] = {
     "04.4": Exercise(_word("smaller"), "Dividing logits by 0.5 doubles every gap between them."),
     "05.1": Exercise(_near(1.0), "Both hold a number, and the rule compares the first numbers only."),
     "05.2": Exercise(_near(0.54), "0.65 x 0.8 + 0.20 x 0.6 + 0.10 x 0 - 0.20 x 0.5, times the quality 1."),
-    "05.3": Exercise(_near(0.95), "The three positive weights do not add up to 1."),
+    "05.3": Exercise(_near(1.0), "The three positive weights are divided by their sum, 0.95."),
     "05.4": Exercise(_near(0.0), "Taking away one of three equal pictures changes no distance."),
     "06.1": Exercise(_sets_framings, "The key is the section, a dot and the name: solver.framings, then =5."),
     "06.2": Exercise(_word("g"), "With one step of each kind, odd steps are U and even steps are G."),

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import papermill
 import pytest
 
 from asgkit.teaching import EXERCISES
@@ -119,6 +120,14 @@ def test_one_parameters_cell_typed_and_explained(path):
     later = "\n".join(cell.source for cell in code_cells(path)[2:])
     unused = [line.split(":")[0] for line in lines if not re.search(rf"\b{line.split(':')[0]}\b", later)]
     assert not unused, f"parameters that change nothing: {unused}"
+
+
+@each
+def test_papermill_reads_every_parameter(path):
+    (cell,) = [cell for cell in code_cells(path) if "parameters" in cell.metadata.get("tags", [])]
+    found = papermill.inspect_notebook(str(path))
+    assert list(found) == [line.split(":")[0] for line in cell.source.splitlines()]
+    assert all(entry["help"] and entry["inferred_type_name"] != "None" for entry in found.values())
 
 
 @each
