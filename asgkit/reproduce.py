@@ -8,21 +8,26 @@ import json
 import logging
 import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 import yaml
 
 from asgkit.config import PoolConfig, resolve
 from asgkit.console import Refused
-from asgkit.scoring import CURVE, FULL, SMALL, choose_decoding, evaluate, learning_curve
+from asgkit.launch import use_threads
+from asgkit.scoring import CURVE, SMALL, evaluate, learning_curve
+
+if TYPE_CHECKING:
+    from asgkit.experiments import Experiment
 
 POOL = Path(PoolConfig().path)
 POOL_SCENES = 2000
@@ -148,55 +153,42 @@ def reproduce_smoke(results: Path, figures: Path, say: Callable[[str], None]) ->
 
 
 def reproduce_small(results: Path, figures: Path, say: Callable[[str], None], workers: int = 1) -> Made:
-    """The committed grid: every run that is not finished is trained or resumed, then evaluated; then the report."""
-    from asgkit.experiments import joint_grid
+    """The committed grid anew: both bases measured, every run trained or resumed and evaluated, then the report.
 
-    made, grid = Made(), list(joint_grid())
+    Everything goes to results/small; what is finished there is skipped, so the command can be stopped and repeated.
+    """
+    from asgkit import experiments
+
+    made, grid, fresh = Made(), experiments.joint_grid(), results / "small"
+    measured = fresh / "measured"
     _make_pool(made, say)
-    todo = [job for job in grid if not is_done(results / "runs" / job[0])]
+    for base in experiments.BASES:
+        folder = measured / "base" / f"tiny-ar-{base}"
+        if not (folder / "metrics.json").is_file():
+            with made.timed(f"measure base {base}", say) as paths:
+                experiments.measure_base(base, folder)
+                paths.append(str(folder))
+    todo = [one for one in grid if not experiments.finished(one, measured)]
     say(f"{len(grid)} runs in the grid, {len(grid) - len(todo)} finished already")
-    with made.timed("choose the best decoding of every base", say):
-        best = {key: choose_decoding(config, FULL["per_tag"], FULL["samples"])
-                for key, config in {_base_key(job): resolve(job[1], job[2]) for job in todo}.items()}
-    with made.timed(f"train and evaluate {len(todo)} runs", say) as paths, ThreadPoolExecutor(workers) as pool:
-        jobs = [pool.submit(grid_run, job, results / "runs" / job[0], best[_base_key(job)], say) for job in todo]
-        for future in jobs:
-            paths.append(str(future.result()))
-    fresh = results / "small"
-    for name, *_ in grid:
-        publish(results / "runs" / name, fresh, name)
+    with made.timed(f"train and evaluate {len(todo)} runs", say) as paths:
+        paths.append(str(measured / "runs"))
+        for number, path in enumerate(_run_grid(todo, fresh / "runs", measured, workers), start=1):
+            say(f"{number}/{len(todo)} {path.name}")
     _report(results, figures, fresh, figures / "small", made, say)
     return made
 
 
-def is_done(path: Path) -> bool:
-    """A run that trained to its last step and was evaluated."""
-    status = path / "status.json"
-    return (status.is_file() and json.loads(status.read_text())["state"] == "finished"
-            and (path / "metrics.json").is_file() and (path / "base" / "metrics.json").is_file())
+def _run_grid(grid: Sequence[Experiment], work: Path, measured: Path, workers: int) -> Iterator[Path]:
+    """Finished folders in the order of the grid; each worker is a process of its own with as many threads as this."""
+    from asgkit.experiments import run_experiment
 
-
-def _base_key(job: tuple[str, str, Sequence[str]]) -> tuple[str, str]:
-    config = resolve(job[1], job[2])
-    return config.backbone, config.base
-
-
-def grid_run(job: tuple[str, str, Sequence[str]], path: Path, best: dict[str, float], say: Callable[[str], None]
-             ) -> Path:
-    """Train (or resume) and evaluate one run in its own process; its output goes to RUN.txt beside the run."""
-    name, preset, overrides = job
-    began, asgkit = time.perf_counter(), [sys.executable, "-m", "asgkit.cli"]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".txt").open("a", encoding="utf-8") as out:
-        for command in (["train", "--preset", preset, "--run", str(path), "--resume", *overrides],
-                        ["eval", str(path), "--temperature", str(best["temperature"]),
-                         "--guidance", str(best["guidance"])]):
-            done = subprocess.run([*asgkit, *command], stdout=out, stderr=subprocess.STDOUT, check=False)
-            if done.returncode:
-                raise Refused(f"run {name} failed at `asgkit {command[0]}`; see {path.with_suffix('.txt')}, then "
-                              "start the same command again: finished runs are skipped")
-    say(f"{name} done in {time.perf_counter() - began:.0f} s")
-    return path
+    job = partial(run_experiment, work=work, measured=measured, curve=partial(learning_curve, sizes=CURVE))
+    if workers == 1:
+        yield from map(job, grid)
+        return
+    # spawn: a fork of a process in which torch has started threads can hang
+    with ProcessPoolExecutor(workers, get_context("spawn"), use_threads, (torch.get_num_threads(),)) as pool:
+        yield from pool.map(job, grid)
 
 
 def _make_pool(made: Made, say: Callable[[str], None]) -> None:

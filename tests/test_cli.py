@@ -325,16 +325,25 @@ def test_the_default_pool_is_whole_or_absent() -> None:
     shutil.rmtree("data")
 
 
-def test_only_finished_and_evaluated_runs_are_skipped() -> None:
-    run = RunDirectory.create("r", resolve("smoke").model_dump())
-    run.write_status("finished", 10, 10)
-    assert not reproduce.is_done(run.path)
-    (run.path / "base").mkdir()
-    for name in ("metrics.json", "base/metrics.json"):
-        (run.path / name).write_text("{}")
-    assert reproduce.is_done(run.path)
-    run.write_status("stopped", 5, 10)
-    assert not reproduce.is_done(run.path)
+def test_the_small_profile_measures_bases_and_skips_what_is_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    from asgkit import experiments
+
+    grid, called = experiments.joint_grid()[:2], []
+
+    def run(experiment: experiments.Experiment, work: Path, measured: Path, curve: object) -> Path:
+        called.append(experiment.name)
+        return measured / "runs" / experiment.name
+
+    monkeypatch.setattr(experiments, "joint_grid", lambda: grid)
+    monkeypatch.setattr(experiments, "finished", lambda one, measured: one is grid[0])
+    monkeypatch.setattr(experiments, "measure_base", lambda base, folder: called.append(f"{base} to {folder}"))
+    monkeypatch.setattr(experiments, "run_experiment", run)
+    monkeypatch.setattr(reproduce, "ensure_pool", lambda *_: False)
+    result = asgkit("reproduce", "--profile", "small")
+    assert result.exit_code == 0, result.output
+    assert called == [f"{base} to results/small/measured/base/tiny-ar-{base}" for base in experiments.BASES] + [
+        grid[1].name]
+    assert "2 runs in the grid, 1 finished already" in result.output and f"1/1 {grid[1].name}" in result.output
 
 
 # -- the README -----------------------------------------------------------------------------------------------------
