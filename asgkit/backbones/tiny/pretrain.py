@@ -32,7 +32,7 @@ REGISTERS = {"steps": 220, "learning_rate": 1e-3, "registers": 0.25, "seed": 1} 
 class PretrainConfig:
     """Settings of one pre-training; `steps` of `images` scenes with three questions each."""
 
-    steps: int = 1800
+    steps: int = 1600
     images: int = 64
     learning_rate: float = 2e-3
     warmup: int = 60
