@@ -127,6 +127,13 @@ def test_rewards_worked_by_hand():
     assert scores.reward[0].tolist() == pytest.approx([float(x) for x in expected], abs=1e-5)
 
 
+def test_a_split_vote_lowers_fidelity():
+    (card,), settings = cards_for([question(COLOR), question(EXISTS)])
+    scores = score_candidates(ColorReader(stubborn="green"), [card], [[RED[1], BLUE[1]]], settings, SolverConfig())
+    # two of three framings say what the reference says: 0.7 x 1 + 0.3 x 2/3; and where they do not, 0.3 x 2/3
+    assert scores.fidelity[0].tolist() == pytest.approx([0.9, 0.2])
+
+
 def test_candidates_of_many_cards_in_one_batch_score_as_alone():
     (card,), settings = cards_for([question(COLOR), question(EXISTS)])
     groups = [[RED[1], BLUE[1], GREEN[1]], [BLUE[1], BLUE[1], RED[1]]]
