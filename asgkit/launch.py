@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,15 +50,16 @@ def train(config: Config, path: str | Path, *, resume: bool = False, judge: Judg
         trainer = Trainer(config, backbone, pool, run, judge=judge, stop=stop)
         if resume and trainer.resume():
             log.info("resumed %s at step %d", path, trainer.step)
+        total = config.schedule.steps
         try:
             trainer.fit(progress)
         except StopRequested as reason:
             # the unfinished step left no trace in the log and moved no weight: the last checkpoint is the truth
-            run.write_status("stopped", trainer.step - 1, config.schedule.steps, message=str(reason))
+            run.write_status("stopped", trainer.step - 1, total, message=str(reason))
             raise
-        except Exception as error:
-            run.write_status("failed", trainer.step, config.schedule.steps, message=f"{type(error).__name__}: {error}")
-            raise
+        finally:
+            if isinstance(error := sys.exception(), Exception) and not isinstance(error, StopRequested):
+                run.write_status("failed", trainer.step, total, message=f"{type(error).__name__}: {error}")
     return run
 
 

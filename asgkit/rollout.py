@@ -62,6 +62,15 @@ def propose(
 
 
 @dataclass(frozen=True)
+class Rollout:
+    """Sampled text that a role is trained on: exactly the prompts, image rows and ids that were sampled."""
+
+    prompts: list[str]
+    rows: list[int]
+    answers: Answers
+
+
+@dataclass(frozen=True)
 class Solved:
     """Answers to Q questions under N framings: `votes` (Q,), and the Q * N rows they were sampled from."""
 
@@ -118,3 +127,19 @@ def caption(backbone: Backbone, prefix: Prefix, requests: Sequence[str], *, temp
     """The Solver's caption of every image of a prefix, one request each."""
     return backbone.answer(prefix, requests, max_new_tokens=max_new_tokens, temperature=temperature,
                            seed=seed).texts
+
+
+def taught_rollout(solved: Solved, taught: Sequence[int], framings: int, labels: Sequence[str] | None) -> Rollout:
+    """The N rows of each taught question; with `labels` (Q,) every framing is given the label's sampled ids instead.
+
+    Prompts and ids are those that were sampled, never re-tokenised text. Raises ValueError when no framing gave a
+    question's label.
+    """
+    keep = [j * framings + n for j in taught for n in range(framings)]
+    if labels is None:
+        source = keep
+    else:
+        source = [j * framings + solved.votes[j].answers.index(labels[j]) for j in taught for _ in range(framings)]
+    a, index = solved.answers, torch.tensor(source)
+    answers = Answers([a.texts[x] for x in source], a.ids[index], a.mask[index], a.logp[index])
+    return Rollout([solved.prompts[x] for x in keep], [solved.rows[x] for x in keep], answers)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from asgkit.ask import TargetEntropy, proposer_reward, self_consistency_reward
 from asgkit.backbones.base import ROLES, Answers, Backbone, Drawings
+from asgkit.checkpoint import resume_trainer, save_trainer
 from asgkit.config import Config
 from asgkit.faults import BadStepGuard, NonFiniteValue, StopSignal
 from asgkit.optim import RoleOptimiser, UpdateStats
@@ -21,11 +21,18 @@ from asgkit.pool import ImagePool, PoolImage
 from asgkit.recipes.controls import Judge, control_rewards, control_vote
 from asgkit.records import UnderstandingRow, generation_record, update_fields
 from asgkit.replay import ReplayBuffer
-from asgkit.rollout import Solved, answer_questions, caption, greedy_difficulty, propose
+from asgkit.rollout import (
+    Rollout,
+    Solved,
+    answer_questions,
+    caption,
+    greedy_difficulty,
+    propose,
+    taught_rollout,
+)
 from asgkit.runs import RunDirectory
 from asgkit.score import Card, Scores, make_cards, score_candidates
 from asgkit.solve import pseudo_label_mask, solver_rewards
-from asgkit.state import Tensors, pack, restore_rng, rng_state, unpack
 from asgkit.ste import RollingPercentile
 from asgkit.updates import (
     EMABaseline,
@@ -38,15 +45,6 @@ from asgkit.updates import (
 )
 
 ASK, SOLVE, CAPTION, DIAGNOSE, DRAW, CONTROL, STYLE, REPLAY = range(8)  # streams of derived seeds
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """Sampled text that a role is trained on: exactly the prompts, image rows and ids that were sampled."""
-
-    prompts: list[str]
-    rows: list[int]
-    answers: Answers
 
 
 class Trainer:
@@ -221,7 +219,9 @@ class Trainer:
         taught = [j for j, (i, k) in enumerate(where) if k in table[i].solver_advantages]
         if not s.train or not taught:
             return optimiser.skipped()
-        rollout, advantages = self._solver_rollout(table, solved, where, taught)
+        labels = [table[i].taught.get(k, table[i].votes[k].majority) for i, k in where] if s.update == "sft" else None
+        rollout = taught_rollout(solved, taught, s.framings, labels)
+        advantages = torch.tensor([a for j in taught for a in table[where[j][0]].solver_advantages[where[j][1]]])
         policy, kl = self._policy(pictures, rollout, "solver")
         advantages = advantages.to(policy.logp.device)
         if s.update == "sft":
@@ -260,26 +260,6 @@ class Trainer:
                 row.solver_advantages[k] = (relative if s.update == "group" else self.baseline.advantage(rewards))[0].tolist()
             if v is not row.votes[k]:
                 row.taught[k] = v.majority
-
-    def _solver_rollout(self, table: list[UnderstandingRow], solved: Solved, where: list[tuple[int, int]],
-                        taught: list[int]) -> tuple[Rollout, Tensor]:
-        """The sampled rows of the taught questions; for `sft` every framing is given the majority's sampled ids."""
-        n = self.config.solver.framings
-        keep, source, advantages = [], [], []
-        for j in taught:
-            i, k = where[j]
-            target = table[i].taught.get(k, table[i].votes[k].majority)
-            mine = range(j * n, (j + 1) * n)
-            keep += mine
-            if self.config.solver.update == "sft":
-                first = table[i].votes[k].answers.index(target)
-                source += [j * n + first] * n
-            else:
-                source += mine
-            advantages += table[i].solver_advantages[k]
-        a, index = solved.answers, torch.tensor(source)
-        answers = Answers([a.texts[x] for x in source], a.ids[index], a.mask[index], a.logp[index])
-        return Rollout([solved.prompts[x] for x in keep], [solved.rows[x] for x in keep], answers), torch.tensor(advantages)
 
     def _policy(self, pictures: list, rollout: Rollout, role: str):
         """Teacher-forced statistics under the role, with gradient, and the exact per-token KL to the frozen base."""
@@ -383,40 +363,11 @@ class Trainer:
     # -- state -----------------------------------------------------------------------------------------------------
     def save(self) -> None:
         """Write a checkpoint of everything that decides the next step."""
-        tensors: Tensors = pack("replay", self.replay.tensors())
-        values: dict[str, Any] = {
-            "window": self.window.state_dict(), "baseline": self.baseline.state_dict(),
-            "target": self.target.state_dict(), "guard": self.guard.state_dict(), "pool": self.pool.state_dict(),
-            "tokens": self.tokens, "replay": self.replay.state_dict(), "optimisers": {},
-        }
-        for role, optimiser in self.optimisers.items():
-            held, plain = optimiser.state()
-            tensors |= pack(f"optimiser/{role}", held)
-            values["optimisers"][role] = plain
-        held, values["rng"] = rng_state({})
-        tensors |= pack("rng", held)
-        self.run.save_checkpoint(self.step, self._write_roles, tensors, values)
-
-    def _write_roles(self, folder) -> None:
-        for role in ROLES:
-            self.backbone.save_role(role, folder / role)
+        save_trainer(self)
 
     def resume(self) -> bool:
         """Continue from the newest valid checkpoint of the run; False when there is none."""
-        found = self.run.newest_valid_checkpoint()
-        if found is None:
-            self.run.rewind(0)
-            return False
-        for role in ROLES:
-            self.backbone.load_role(role, found.path / role)
-            self.optimisers[role].restore(unpack(f"optimiser/{role}", found.tensors), found.values["optimisers"][role])
-        for name in ("window", "baseline", "target", "guard", "pool", "replay"):
-            getattr(self, name).load_state_dict(found.values[name])
-        self.replay.load_tensors(unpack("replay", found.tensors))
-        restore_rng({}, unpack("rng", found.tensors), found.values["rng"])
-        self.step, self.tokens = found.step, found.values["tokens"]
-        self.run.rewind(found.step)
-        return True
+        return resume_trainer(self)
 
     def fit(self, progress: Callable[[int, list[dict[str, Any]]], None] | None = None) -> None:
         """Run to `schedule.steps`, logging every step and saving every `checkpoint.every` steps and at the end."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ class NetworkConfig:
     words: int
     coarse: int
     fine: int
-    trunk: TrunkConfig = TrunkConfig()
+    trunk: TrunkConfig = field(default_factory=TrunkConfig)
 
 
 class TinyARNetwork(nn.Module):

@@ -24,7 +24,6 @@ from asgkit.backbones.tiny.trunk import TrunkConfig, select_rows
 from asgkit.backbones.tiny.understand import network_settings, read_checkpoint
 from asgkit.shapes.world import render, sample_scene
 
-
 REGISTERS = {"steps": 220, "learning_rate": 1e-3, "registers": 0.25, "seed": 1}  # of the second stage
 
 
@@ -32,7 +31,7 @@ REGISTERS = {"steps": 220, "learning_rate": 1e-3, "registers": 0.25, "seed": 1} 
 class PretrainConfig:
     """Settings of one pre-training; `steps` of `images` scenes with three questions each."""
 
-    steps: int = 1600
+    steps: int = 1500
     images: int = 64
     learning_rate: float = 2e-3
     warmup: int = 60
