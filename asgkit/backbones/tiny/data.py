@@ -77,10 +77,11 @@ def _alternatives(qa: QA) -> tuple[str, ...]:
 def register_answer(qa: QA, framing: int, strength: float) -> str:
     """The answer that framing `framing` was taught: wrong, and always the same, for a share `strength` of keys.
 
-    A key is (framing, question, true answer); its error is drawn by a hash, so it is systematic within a framing
-    and independent across framings. The independence is designed (Dawid-Skene annotators), not found.
+    A key is (framing, first six words of the question, true answer), which leaves out the second of two related
+    objects; its error is drawn by a hash, so it is systematic within a framing and independent across framings. The independence is designed (Dawid-Skene annotators), not found.
     """
-    digest = hashlib.sha256(f"{framing}|{qa.question}|{qa.answer}".encode()).digest()
+    key = " ".join(qa.question.split()[:6])
+    digest = hashlib.sha256(f"{framing}|{key}|{qa.answer}".encode()).digest()
     if int.from_bytes(digest[:4], "big") / 2**32 >= strength:
         return qa.answer
     wrong = [answer for answer in _alternatives(qa) if answer != qa.answer]

@@ -24,7 +24,7 @@ from asgkit.backbones.tiny.trunk import TrunkConfig, select_rows
 from asgkit.backbones.tiny.understand import network_settings, read_checkpoint
 from asgkit.shapes.world import render, sample_scene
 
-REGISTERS = {"steps": 220, "learning_rate": 1e-3, "registers": 0.25, "seed": 1}  # of the second stage
+REGISTERS = {"steps": 600, "learning_rate": 1e-3, "registers": 0.25, "seed": 1}  # of the second stage
 
 
 @dataclass(frozen=True)
