@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 ifneq ($(findstring /,$(VENV))$(filter-out .venv%,$(or $(VENV),empty)),)
 $(error VENV must be the name of a folder here that starts with .venv)
 endif
-NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
+NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb)) $(sort $(wildcard notebooks/batch/*.ipynb))
 
 # Quiet, offline, repeatable. A value already in your environment wins: `HF_HUB_OFFLINE=0 make lab` downloads.
 export HF_HUB_OFFLINE ?= 1

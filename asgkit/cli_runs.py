@@ -62,20 +62,36 @@ def pretrain(
 def premise(
     overrides: Overrides = None,
     split: Annotated[str, typer.Option(help="dev (settings are chosen on it) or test.")] = "dev",
+    to: Annotated[Path | None, typer.Option("--out", help="JSON file to write as well.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="280 questions and 30 groups only.")] = False,
+    results: Annotated[Path, typer.Option(help="Where runs of the arm oracle are looked for.")] = Path("results"),
     threads: Threads = 1,
 ) -> None:
     """Measure on the base whether the method can work at all: voting gain, H_sc and STE as error detectors, R_g.
 
-    Examples: [bold]asgkit premise[/] · [bold]asgkit premise base=registers --split test[/]
+    A second table says which conditions hold and what follows where one does not. Examples:
+    [bold]asgkit premise --quick[/] · [bold]asgkit premise base=registers --split test --out premise.json[/]
     """
+    from asgkit import premise as report
     from asgkit.launch import use_threads
-    from asgkit.premise import measure_premise, print_premise
+    from asgkit.verdicts import judge_premise, print_verdicts
 
     if split not in ("dev", "test"):
         raise Refused(f"unknown split {split!r}; choose dev or test")
+    if to and to.is_dir():
+        raise Refused(f"{to} is a folder; name a file with --out, for example {to / 'premise.json'}")
     use_threads(threads)
     config = resolve("tiny", overrides or [])
-    print_premise(measure_premise(check_backbone(config), split=split, config=config))
+    found = report.measure_premise(check_backbone(config), split=split, seed=config.seed, config=config,
+                                   **(report.QUICK if quick else report.FULL))
+    found["oracle_gain"] = report.oracle_gain(results, config.backbone, report.base_name(config))
+    report.print_premise(found, out)
+    print_verdicts(judge_premise(found), out)
+    if "registers" in found["base"]:
+        out.print("On the base registers the framings err independently by design: its voting gain is built in.")
+    if to:
+        report.write_premise(to, found)
+        out.print(f"wrote {to}", markup=False, highlight=False)
 
 
 def train(

@@ -7,6 +7,8 @@ candidates R_g must rank the correct drawing first. Evaluation only: no training
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,9 @@ from rich.table import Table
 from asgkit.backbones.base import Backbone
 from asgkit.config import Config, resolve
 from asgkit.evals.shapes import AnswerItems, evaluate_answers, evaluate_drawings
-from asgkit.report.stats import auroc, spearman_within
+from asgkit.files import write_atomic
+from asgkit.report.measured import MAIN, load_measured, same_items
+from asgkit.report.stats import auroc, paired_bootstrap, spearman_within
 from asgkit.rollout import caption, propose
 from asgkit.score import Card, make_cards, score_candidates
 from asgkit.shapes.benchmark import TAGS, VQABenchmark, detector_accuracy
@@ -28,21 +32,29 @@ from asgkit.shapes.world import render, sample_scene
 COMPONENTS = ("reward", "fidelity", "cycle", "text_similarity", "image_text_similarity", "diversity",
               "contradiction")
 BATCH = 20  # cards scored at once: 160 candidates of L = 8
+FULL = {"per_family": 150, "per_tag": 20, "samples": 2, "groups": 60}
+QUICK = {"per_family": 40, "per_tag": 10, "samples": 2, "groups": 30}  # seconds; says little of rare errors
 
 
 def measure_premise(backbone: Backbone, *, split: str = "dev", per_family: int = 150, per_tag: int = 20,
-                    samples: int = 2, groups: int = 60, seed: int = 0, config: Config | None = None
-                    ) -> dict[str, Any]:
+                    samples: int = 2, groups: int = 60, seed: int = 0, config: Config | None = None,
+                    items: AnswerItems | None = None) -> dict[str, Any]:
     """Every condition under which self-evolution can work, as a JSON-able dictionary (scores in percent).
 
-    Pass a freshly opened backbone: its adapters then equal the frozen base. `config` gives L, M, votes, framings
-    and sampling of the prompt cards (default: preset tiny). A quantity that the data leave undefined (an AUROC
-    without wrong answers, say) is None. Source: paper (the signals); the premise check is ours.
+    Pass a freshly opened backbone: its adapters then equal the frozen base. `config` is what it was opened with; it
+    names the base and gives L, M, votes, framings and sampling of the prompt cards (without it: preset tiny, and
+    base None). `items`: the answers, where the caller has evaluated them with the same split, sizes and seed. A
+    quantity that the data leave undefined (an AUROC without wrong answers, say) is None. Raises ValueError when
+    `items` has another number of questions. Source: paper (the signals); the premise check is ours.
     """
+    base = base_name(config) if config else None
     config = config or resolve("tiny")
-    answers = evaluate_answers(backbone, None, split, per_family, seed)
+    answers = items or evaluate_answers(backbone, None, split, per_family, seed)
+    if len(answers.family) != per_family * len(FAMILIES):
+        raise ValueError(f"items holds {len(answers.family)} questions, not {per_family} of each of {len(FAMILIES)} "
+                         "families: evaluate them with the same per_family")
     return {
-        "backbone": backbone.spec.name, "split": split, "seed": seed,
+        "backbone": backbone.spec.name, "base": base, "split": split, "seed": seed,
         "sizes": {"per_family": per_family, "per_tag": per_tag, "samples": samples, "groups": groups},
         "answers": answer_premise(answers), "detectors": detector_premise(answers),
         **drawing_premise(backbone, split, per_tag, samples, seed),
@@ -54,16 +66,16 @@ def measure_premise(backbone: Backbone, *, split: str = "dev", per_family: int =
 def answer_premise(items: AnswerItems) -> dict[str, Any]:
     """Percent correct: mean single framing, each framing, canonical, majority, sampled; the majority's gain.
 
-    `majority_minus_single`: mean over Q questions of (majority - mean framing) with its paired standard error.
+    `majority_minus_single`: mean over Q questions of (majority - mean framing) with its paired standard error;
+    `majority_minus_canonical` likewise. A majority can beat the mean framing and yet lose to the canonical one.
     """
     single = items.framings.mean(0)
-    gap = items.majority - single
     return {
         "n": len(single), "single": _percent(single), "canonical": _percent(items.canonical),
         "majority": _percent(items.majority), "sampled": _percent(items.sampled),
         "agreement": _percent(items.fraction), "framings": [_percent(row) for row in items.framings],
-        "majority_minus_single": {"delta": _percent(gap),
-                                  "se": 100.0 * float(gap.std(ddof=1) / np.sqrt(len(gap)))},
+        "majority_minus_single": _paired(items.majority - single),
+        "majority_minus_canonical": _paired(items.majority.astype(float) - items.canonical),
         "families": {f: {"n": int((items.family == f).sum()), "single": _percent(single[items.family == f]),
                          "canonical": _percent(items.canonical[items.family == f]),
                          "majority": _percent(items.majority[items.family == f])}
@@ -172,6 +184,50 @@ def _one_step(backbone: Backbone, config: Config, images: list[Image.Image], rng
     return cards, drawings, score_candidates(backbone, cards, drawings, g, config.solver)
 
 
+def base_name(config: Config) -> str:
+    """The base as results name it: `clean`, `registers`, or the stem of a checkpoint's file."""
+    return Path(config.base).stem.removeprefix(f"{config.backbone}-")
+
+
+def oracle_gain(results: str | Path, backbone: str, base: str) -> dict[str, Any]:
+    """Gain of runs rewarded by the truth over their base, from measured items; percent points with 95% interval.
+
+    `results/measured` is read first, then `results/small/measured` (made by `asgkit reproduce --profile small`).
+    Returns {"runs": ids, "folder": which of the two, "gains": {"answers/single": {delta, low, high}, ...}}; without
+    such runs "runs" is empty, "folder" None and "command" says what makes them. It is a ceiling: the same loop,
+    steps and questions, with only the reward replaced. Raises Untraceable for numbers that do not follow from items.
+    """
+    name = f"{backbone}-{base}"
+    for folder in ("measured", "small/measured"):
+        measured = load_measured((Path(results) / folder).parent)
+        runs = measured.arms(name).get("oracle", [])
+        if not runs or name not in measured.bases:
+            continue
+        before, gains = measured.bases[name], {}
+        for run in runs:
+            same_items(before, run)
+        for side, metric in MAIN.items():
+            key = f"{side}/{metric}"
+            found = paired_bootstrap(before.values(key), np.stack([run.values(key) for run in runs]))
+            gains[key] = {part: 100.0 * getattr(found, part) for part in ("delta", "low", "high")}
+        return {"runs": [run.name for run in runs], "folder": folder, "gains": gains}
+    return {"runs": [], "folder": None, "gains": {}, "command": "asgkit reproduce --profile small"}
+
+
+def write_premise(path: str | Path, result: dict[str, Any]) -> None:
+    """Write a premise as strict JSON with sorted keys, atomically; equal premises give equal bytes.
+
+    Raises ValueError on NaN and Inf.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, json.dumps(result, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def _paired(gap: np.ndarray) -> dict[str, float]:
+    return {"delta": 100.0 * float(gap.mean()), "se": 100.0 * float(gap.std(ddof=1) / np.sqrt(len(gap)))}
+
+
 def _percent(values: np.ndarray) -> float | None:
     return 100.0 * float(np.mean(values)) if len(values) else None
 
@@ -183,7 +239,8 @@ def _auroc(scores: np.ndarray, wrong: np.ndarray) -> float | None:
 
 def print_premise(result: dict[str, Any], console: Console | None = None) -> None:
     """Print the measured premise as one table: condition, value, what it means for the method."""
-    table = Table(title=f"Premise of {result['backbone']} on split {result['split']}", title_justify="left")
+    base = f", base {result['base']}," if result["base"] else ""
+    table = Table(title=f"Premise of {result['backbone']}{base} on split {result['split']}", title_justify="left")
     for column in ("condition", "value", "why it matters"):
         table.add_column(column, justify="right" if column == "value" else "left")
     for row in premise_rows(result):
@@ -214,6 +271,9 @@ def premise_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
     if best := r["best_of"]:
         rows.append((f"best of {best['candidates']} by R_g", _show(best["by_reward"], "%"),
                      f"mean {_show(best['mean'], '%')}, oracle {_show(best['oracle'], '%')}"))
+    oracle = result.get("oracle_gain", {"runs": [], "gains": {}})  # there once `oracle_gain` was asked for
+    rows += [(f"oracle gain {key}", f"{g['delta']:+.1f} [{g['low']:+.1f}, {g['high']:+.1f}]",
+              f"runs {' '.join(oracle['runs'])}") for key, g in oracle["gains"].items()]
     return rows
 
 

@@ -207,6 +207,10 @@ EXERCISES: dict[str, Exercise] = {
     "06.1": Exercise(_sets_framings, "The key is the section, a dot and the name: solver.framings, then =5."),
     "06.2": Exercise(_word("g"), "With one step of each kind, odd steps are U and even steps are G."),
     "06.3": Exercise(_word("generator/zero_variance"), "Look for the word variance among the fields of a G record."),
+    "pr.1": Exercise(_near(0.648), "All three right, or two of three: p^3 + 3 p^2 (1 - p)."),
+    "pr.2": Exercise(_near(2 / 3), "Three pairs of a wrong and a right answer; in how many is 3 the larger?"),
+    "pr.3": Exercise(_near(2), "Where all candidates are equally right there is no order."),
+    "pr.4": Exercise(_word("not shown"), "Two standard errors are 2.0 points, and the gap is smaller than that."),
 }
 
 

@@ -16,6 +16,7 @@ from asgkit.teaching import EXERCISES
 
 ROOT = Path(__file__).resolve().parents[1]
 PATHS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+BATCH = sorted((ROOT / "notebooks" / "batch").glob("*.ipynb"))  # to run with other parameters, over bases and seeds
 NAMES = ["00_start_here", "01_one_backbone_three_roles", "02_ask", "03_solve", "04_solver_token_entropy",
          "05_draw_and_score", "06_the_full_loop"]
 MAX_BYTES = 300_000
@@ -23,7 +24,7 @@ MAX_BYTES = 300_000
 PARAMETER = re.compile(r"[a-z_]+: (?:int|float|str|bool|list) = \S.*  # \S.*")
 ABSOLUTE = re.compile(r"(?<![\w.:/<])/(?:home|root|Users|tmp|work|opt|usr|var|mnt|private)/|[A-Z]:\\\\")
 
-each = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+each = pytest.mark.parametrize("path", PATHS + BATCH, ids=lambda path: path.stem)
 
 
 def read(path: Path) -> nbformat.NotebookNode:
@@ -44,6 +45,23 @@ def headings(path: Path, level: int) -> list[str]:
 def test_the_lessons_are_there_and_numbered_without_gaps():
     assert [path.stem for path in PATHS][: len(NAMES)] == NAMES
     assert [int(path.stem[:2]) for path in PATHS] == list(range(len(PATHS)))
+
+
+def test_the_batch_notebooks_are_there():
+    assert [path.stem for path in BATCH] == ["premises"]
+
+
+def test_the_premise_notebook_takes_the_parameters_that_scripts_rely_on():
+    (cell,) = [c for c in code_cells(BATCH[0]) if "parameters" in c.metadata.get("tags", [])]
+    found = dict(re.findall(r"^([a-z_]+): (\w+) =", cell.source, flags=re.MULTILINE))
+    assert found == {"backbone": "str", "base": "str", "split": "str", "per_family": "int", "per_tag": "int",
+                     "samples": "int", "groups": "int", "seed": "int", "out": "str"}
+
+
+def test_the_premise_notebook_says_that_independence_is_designed_and_leads_back():
+    text = "\n".join(cell.source for cell in read(BATCH[0]).cells if cell.cell_type == "markdown")
+    assert "independence is designed" in text
+    assert "(../00_start_here.ipynb)" in text and "(../06_the_full_loop.ipynb)" in text
 
 
 @each
@@ -133,7 +151,7 @@ def test_papermill_reads_every_parameter(path):
 @each
 def test_every_exercise_is_posed_and_left_open(path):
     source = "\n".join(cell.source for cell in code_cells(path))
-    posed = re.findall(r'^check\("([0-9.]+)", (.+?)\)(?:  #.*)?$', source, flags=re.MULTILINE)
+    posed = re.findall(r'^check\("([0-9a-z.]+)", (.+?)\)(?:  #.*)?$', source, flags=re.MULTILINE)
     assert [name for name, _ in posed] == [name for name in EXERCISES if name.startswith(path.stem[:2])]
     assert 3 <= len(posed) <= 5 and all(attempt == "None" for _, attempt in posed)
 
@@ -160,7 +178,7 @@ def test_stored_the_way_git_likes_it(path):
 
 
 def test_ruff_finds_nothing():
-    done = subprocess.run([sys.executable, "-m", "ruff", "check", "--no-cache", *map(str, PATHS)], cwd=ROOT,
+    done = subprocess.run([sys.executable, "-m", "ruff", "check", "--no-cache", *map(str, PATHS + BATCH)], cwd=ROOT,
                           capture_output=True, text=True, check=False, env={**os.environ, "NO_COLOR": "1"})
     assert done.returncode == 0, done.stdout + done.stderr
 

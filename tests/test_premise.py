@@ -5,19 +5,31 @@ import json
 
 import numpy as np
 import pytest
+import report_data as data
 from rich.console import Console
+from typer.testing import CliRunner
 
+from asgkit import premise
 from asgkit.backbones.base import load_backbone
+from asgkit.cli import app
+from asgkit.config import resolve
 from asgkit.evals.shapes import AnswerItems
 from asgkit.premise import (
     COMPONENTS,
     _rank_premise,
     answer_premise,
+    base_name,
     detector_premise,
     measure_premise,
+    oracle_gain,
     premise_rows,
     print_premise,
+    write_premise,
 )
+from asgkit.report.measured import Untraceable
+from asgkit.verdicts import judge_premise
+
+SMALL = {"per_family": 4, "per_tag": 2, "samples": 2, "groups": 4}
 
 
 @pytest.fixture
@@ -41,6 +53,7 @@ def test_answer_premise_by_hand(items):
     gap = np.array([0, 1 / 3, -1 / 3, 0])
     assert found["majority_minus_single"]["delta"] == pytest.approx(0.0)
     assert found["majority_minus_single"]["se"] == pytest.approx(100 * gap.std(ddof=1) / 2)
+    assert found["majority_minus_canonical"] == {"delta": -25.0, "se": pytest.approx(25.0)}  # 0, 0, -1, 0
     assert list(found["families"]) == ["color", "count"]
     assert found["families"]["count"]["single"] == pytest.approx(100 * 5 / 6)
 
@@ -80,7 +93,7 @@ def test_a_penalty_that_falls_with_the_truth_counts_as_useful():
 
 @pytest.fixture(scope="module")
 def measured():
-    return measure_premise(load_backbone("tiny-ar"), per_family=4, per_tag=2, samples=2, groups=4)
+    return measure_premise(load_backbone("tiny-ar"), **SMALL)
 
 
 def test_measured_premise_is_complete_and_json(measured):
@@ -102,5 +115,86 @@ def test_premise_prints_every_row(measured):
 
 
 def test_premise_repeats_exactly(measured):
-    again = measure_premise(load_backbone("tiny-ar"), per_family=4, per_tag=2, samples=2, groups=4)
+    again = measure_premise(load_backbone("tiny-ar"), **SMALL)
     assert again == measured
+
+
+def test_the_base_is_named_as_results_name_it(measured):
+    assert measured["base"] is None  # no configuration was given
+    assert base_name(resolve("tiny", ["base=registers"])) == "registers"
+    assert base_name(resolve("tiny", ["base=some/where/tiny-ar-mine.safetensors"])) == "mine"
+
+
+def test_measured_premise_can_be_judged(measured):
+    assert len({verdict.condition for verdict in judge_premise(measured)}) == 11
+
+
+def test_items_of_another_size_are_refused(items):
+    with pytest.raises(ValueError, match="same per_family"):
+        measure_premise(load_backbone("tiny-ar"), **SMALL, items=items)
+
+
+def test_oracle_gain_by_hand(tmp_path):
+    results = data.make_results(tmp_path)
+    found = oracle_gain(results, "tiny-ar", "clean")
+    before, after = data.scores_of(data.make_items(1)), data.scores_of(data.make_items(10, 0.4))
+    assert (found["runs"], found["folder"]) == (["tiny-ar-clean-oracle-s0"], "measured")
+    assert set(found["gains"]) == {"answers/single", "drawings/overall"}
+    for key, gain in found["gains"].items():
+        assert gain["delta"] == pytest.approx(after[key] - before[key])
+        assert gain["low"] <= gain["delta"] <= gain["high"]
+
+
+def test_oracle_gain_of_fresh_runs_where_none_are_committed(tmp_path):
+    data.make_results(tmp_path / "small")
+    found = oracle_gain(tmp_path, "tiny-ar", "clean")
+    assert (found["runs"], found["folder"]) == (["tiny-ar-clean-oracle-s0"], "small/measured")
+
+
+def test_oracle_gain_without_runs_names_the_command(tmp_path):
+    found = oracle_gain(tmp_path, "tiny-ar", "clean")
+    assert found == {"runs": [], "folder": None, "gains": {}, "command": "asgkit reproduce --profile small"}
+    assert oracle_gain(data.make_results(tmp_path), "tiny-ar", "registers")["runs"] == []
+
+
+def test_oracle_gain_refuses_numbers_that_do_not_follow_from_items(tmp_path):
+    results = data.make_results(tmp_path)
+    path = results / "measured" / "runs" / "tiny-ar-clean-oracle-s0" / "metrics.json"
+    content = json.loads(path.read_text())
+    content["scores"]["drawings/overall"] += 1.0
+    path.write_text(json.dumps(content))
+    with pytest.raises(Untraceable, match="drawings/overall"):
+        oracle_gain(results, "tiny-ar", "clean")
+
+
+def test_oracle_rows_name_their_runs(measured, tmp_path):
+    gain = oracle_gain(data.make_results(tmp_path), "tiny-ar", "clean")
+    rows = premise_rows({**measured, "oracle_gain": gain})
+    assert len(rows) == len(premise_rows(measured)) + 2
+    assert rows[-1][0] == "oracle gain drawings/overall" and "tiny-ar-clean-oracle-s0" in rows[-1][2]
+
+
+def test_written_premise_is_strict_sorted_json(tmp_path):
+    path = tmp_path / "new" / "p.json"
+    write_premise(path, {"b": None, "a": {"d": 1.5, "c": "±"}})
+    assert path.read_text(encoding="utf-8") == '{\n "a": {\n  "c": "±",\n  "d": 1.5\n },\n "b": null\n}\n'
+    with pytest.raises(ValueError, match="JSON"):
+        write_premise(path, {"a": float("nan")})
+    assert "null" in path.read_text(encoding="utf-8")  # the good file is still there
+
+
+def test_the_command_writes_what_it_prints(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(premise, "QUICK", SMALL)
+    result = CliRunner().invoke(app, ["premise", "base=registers", "seed=3", "--quick", "--out", "p.json"])
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "p.json").read_text())
+    assert (found["base"], found["seed"], found["sizes"]) == ("registers", 3, SMALL)
+    assert found["oracle_gain"]["command"] == "asgkit reproduce --profile small"
+    assert list(found) == sorted(found)
+    assert "by design" in result.output and "What the premise allows" in result.output
+
+
+def test_the_command_refuses_a_folder_before_it_measures(tmp_path):
+    result = CliRunner().invoke(app, ["premise", "--out", str(tmp_path)])
+    assert result.exit_code == 2 and "is a folder" in result.output
