@@ -125,3 +125,8 @@ def _show(path: Path, base: Path) -> None:
     """Before and after of one run, by the fixed rule of `report.examples`."""
     run, backbone, _ = open_run(path)
     write_examples(backbone, Measurement(base.name, base), Measurement(run.path.name, run.path))
+
+
+def photo_experiment() -> Experiment:
+    """The method on ordinary photographs (`data/photos`), judged on the shapes benchmarks: what does it do there?"""
+    return _one("clean", "photos", 0, ["pool.path=data/photos"])
