@@ -159,7 +159,7 @@ class Config(_Strict):
     seed: int = 42
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    control: Literal["", "random", "permuted", "constant", "oracle"] = ""  # "" is the method itself
+    control: Literal["", "random", "random_vote", "permuted", "constant", "oracle"] = ""  # "" is the method itself
     max_bad_steps: int = Field(5, gt=0)
     pool: PoolConfig = PoolConfig()
     schedule: ScheduleConfig
@@ -230,13 +230,25 @@ def keys(model: type[BaseModel] = Config, prefix: str = "") -> list[str]:
 
 def _set(tree: dict[str, Any], key: str, value: Any) -> None:
     if key not in keys():
-        near = difflib.get_close_matches(key, keys(), n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else "; `asgkit train --help` shows examples"
-        raise ConfigError(f"unknown key {key!r}{hint}")
+        raise ConfigError(f"unknown key {key!r}; {_hint(key)}")
     *parents, last = key.split(".")
     for parent in parents:
         tree = tree.setdefault(parent, {})
     tree[last] = value
+
+
+def _hint(key: str) -> str:
+    """What the user may have meant: a key of that group, of that last name, or of similar letters."""
+    known = keys()
+    inside = [k for k in known if k.startswith(f"{key}.")]
+    same_name = [k for k in known if k.rpartition(".")[2] == key]
+    near = same_name or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    if inside:
+        return f"it is a group: set one of its keys, {', '.join(inside)}"
+    if near:
+        return f"did you mean {' or '.join(map(repr, near))}?"
+    groups = sorted({f"{k.partition('.')[0]}." if "." in k else k for k in known})
+    return f"keys are, or begin with, {', '.join(groups)}"
 
 
 def _copy(tree: dict[str, Any]) -> dict[str, Any]:
@@ -248,7 +260,11 @@ def parse_override(text: str) -> tuple[str, Any]:
     key, sign, value = text.partition("=")
     if not sign or not key.strip():
         raise ConfigError(f"override {text!r} is not of the form key=value, for example seed=3")
-    parsed = yaml.safe_load(value)
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {text!r}: its value opens a bracket or quote and does not close it, or is "
+                          f"otherwise not YAML; plain text goes in quotes, {key}='\"a [b]\"'") from error
     if isinstance(parsed, str):  # YAML 1.1 reads 1e-4 as text
         try:
             parsed = float(parsed)
@@ -268,6 +284,8 @@ def resolve(preset: str = "tiny", overrides: Iterable[str] | dict[str, Any] = ()
     tree = _copy(PRESETS[preset])
     pairs = overrides.items() if isinstance(overrides, dict) else map(parse_override, overrides)
     for key, value in pairs:
+        if key == "preset" and value != preset:  # it would rename the run and change nothing else
+            raise ConfigError(f"preset={value} cannot be an override: choose it by --preset {value}")
         _set(tree, key, value)
     return from_dict(tree)
 
@@ -277,5 +295,9 @@ def from_dict(tree: dict[str, Any]) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}{_given(e['input'])}" for e in error.errors()]
         raise ConfigError("; ".join(lines)) from error
+
+
+def _given(value: Any) -> str:
+    return "" if isinstance(value, dict | BaseModel) else f", not {value!r}"

@@ -15,7 +15,7 @@ import numpy as np
 from asgkit.config import Config, resolve
 from asgkit.evals.oracle import ShapesJudge
 from asgkit.evals.run import evaluate_run, measure, open_run
-from asgkit.evals.shapes import best_decoding
+from asgkit.evals.shapes import best_decoding, evaluate_drawings
 from asgkit.files import write_json
 from asgkit.launch import open_backbone, train
 from asgkit.report.examples import write_examples
@@ -23,8 +23,10 @@ from asgkit.report.measured import Measurement
 from asgkit.runs import RunDirectory
 
 SEEDS = range(5)
+CURVE_SIZES = {"per_family": 100, "per_tag": 30, "samples": 2}  # dev items at every checkpoint of a learning curve
 BASES = ("clean", "registers")
 ARMS: dict[str, list[str]] = {"joint": [], "random": ["control=random"], "oracle": ["control=oracle"]}
+NO_VOTE = ["control=random_vote"]  # a random framing's answer is taught: what does counting the votes add?
 RATE_FACTORS = (0.1, 10.0, 30.0)  # of the preset's Solver and Generator learning rates; 1 is the joint arm
 UPDATES = ("reinforce", "group")  # Solver updates beside the preset's `sft`
 KEPT = ("config.yaml", "environment.json", "metrics.json", "items.npz", "curve.csv", "examples.npz")
@@ -64,6 +66,11 @@ def rate_grid() -> list[Experiment]:
     return grid
 
 
+def vote_grid() -> list[Experiment]:
+    """Pseudo-labels without a vote on both bases, three seeds."""
+    return [_one(base, "no-vote", seed, NO_VOTE) for base in BASES for seed in range(3)]
+
+
 def update_grid() -> list[Experiment]:
     """The Solver's other updates on both bases, three seeds."""
     return [_one(base, update, seed, [f"solver.update={update}"])
@@ -80,6 +87,10 @@ def measure_base(base: str, folder: Path, split: str = "test") -> dict[str, floa
     values, items = measure(backbone, split, base=True, best=best)
     np.savez_compressed(folder / "items.npz", **items)
     write_json(folder / "metrics.json", {"step": 0, "split": split, "best_decoding": best, "scores": values})
+    few = {"per_tag": CURVE_SIZES["per_tag"], "samples": CURVE_SIZES["samples"]}
+    curve = {name: evaluate_drawings(backbone, None, "dev", **few, **decoding).summary()["overall"]
+             for name, decoding in (("drawings/overall", {}), ("drawings_best/overall", best))}
+    write_json(folder / "curve_base.json", curve)
     return best
 
 

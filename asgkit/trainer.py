@@ -18,7 +18,7 @@ from asgkit.config import Config
 from asgkit.faults import BadStepGuard, NonFiniteValue, StopSignal
 from asgkit.optim import RoleOptimiser, UpdateStats
 from asgkit.pool import ImagePool, PoolImage
-from asgkit.recipes.controls import Judge, control_rewards, control_vote
+from asgkit.recipes.controls import Judge, control_rewards, control_vote, own_answers
 from asgkit.records import UnderstandingRow, generation_record, update_fields
 from asgkit.replay import ReplayBuffer
 from asgkit.rollout import (
@@ -219,7 +219,9 @@ class Trainer:
         taught = [j for j, (i, k) in enumerate(where) if k in table[i].solver_advantages]
         if not s.train or not taught:
             return optimiser.skipped()
-        labels = [table[i].taught.get(k, table[i].votes[k].majority) for i, k in where] if s.update == "sft" else None
+        labels = None
+        if s.update == "sft" and not own_answers(self.config.control):
+            labels = [table[i].taught.get(k, table[i].votes[k].majority) for i, k in where]
         rollout = taught_rollout(solved, taught, s.framings, labels)
         advantages = torch.tensor([a for j in taught for a in table[where[j][0]].solver_advantages[where[j][1]]])
         policy, kl = self._policy(pictures, rollout, "solver")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from asgkit.recipes.controls import control_rewards, control_vote
+from asgkit.recipes.controls import control_rewards, control_vote, own_answers
 from asgkit.solve import vote
 
 REWARDS = torch.tensor([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]])
@@ -53,7 +53,7 @@ def test_the_oracle_teaches_the_truth():
 
 
 def test_random_labels_come_in_the_votes_own_proportions():
-    taught = [control_vote("random", VOTE, None, rng(seed)).majority for seed in range(1000)]
+    taught = [control_vote("random_vote", VOTE, None, rng(seed)).majority for seed in range(1000)]
     assert np.mean([t == "red" for t in taught]) == pytest.approx(0.6, abs=0.05)
     assert set(taught) == {"red", "blue", "green"}
 
@@ -63,3 +63,9 @@ def test_permuting_acts_on_labels_where_there_is_no_reward():
     assert control_vote("constant", VOTE, None, rng(), label=True) is VOTE
     taught = {control_vote("permuted", VOTE, None, rng(seed), label=True).majority for seed in range(50)}
     assert taught == {"red", "blue", "green"}
+
+
+def test_random_rewards_leave_every_framing_its_own_answer():
+    assert [own_answers(c) for c in ("random", "", "random_vote", "oracle", "constant")] == [True] + [False] * 4
+    assert control_vote("random", VOTE, None, rng(), label=True) is VOTE
+    assert control_rewards("random_vote", REWARDS, None, rng()) is REWARDS

@@ -205,10 +205,14 @@ def test_solver_updates(pool_folder, tmp_path, update, train_on):
         check_advantages(update, r)
 
 
-@pytest.mark.parametrize("update", ["reinforce", "group"])
-def test_the_gradient_is_taken_where_the_sample_was(pool_folder, tmp_path, monkeypatch, update):
-    """Same prompts, same image rows, same ids: the first step's log-probabilities are those of sampling."""
-    trainer = open_trainer(small_config(pool_folder, {"solver.update": update}), tmp_path / "run")
+@pytest.mark.parametrize(("update", "control"), [("reinforce", ""), ("group", ""), ("sft", "random")])
+def test_the_gradient_is_taken_where_the_sample_was(pool_folder, tmp_path, monkeypatch, update, control):
+    """Same prompts, same image rows, same ids: the first step's log-probabilities are those of sampling.
+
+    It holds for `sft` under random rewards only: there every framing is taught its own answer.
+    """
+    changes = {"solver.update": update, "control": control}
+    trainer = open_trainer(small_config(pool_folder, changes), tmp_path / "run")
     inner, gaps = trainer.backbone.text_stats, {}
 
     def spy(images, prompts, completions, *, role, **settings):

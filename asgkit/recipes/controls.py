@@ -28,9 +28,10 @@ def control_rewards(control: str, rewards: Tensor, oracle: Tensor | None, rng: n
     """Rewards (G, L) that a control trains on: the method's own for "".
 
     random: uniform numbers; permuted: the same values shuffled over the whole batch; constant: zeros;
-    oracle: the judge's scores. Raises ValueError for `oracle` without a judge or an unknown name.
+    oracle: the judge's scores; random_vote: the method's own (it acts on the vote alone). Raises ValueError for
+    `oracle` without a judge or an unknown name.
     """
-    if control == "":
+    if control in ("", "random_vote"):
         return rewards
     if control == "random":
         return torch.from_numpy(rng.random(tuple(rewards.shape))).float()
@@ -50,11 +51,13 @@ def control_vote(control: str, vote: Vote, truth: str | None, rng: np.random.Gen
                  ) -> Vote:
     """The vote whose `majority` the Solver is taught under a control.
 
-    random: the answer of one framing drawn at random; oracle: the truth (its own majority where there is none);
-    every other control leaves the vote alone and acts on the rewards. `label`: the majority itself is what is
-    taught (pseudo-labels), so there is no reward to permute and `permuted` acts as `random`.
+    random_vote: the answer of one framing drawn at random, so no vote is counted but framings still learn from each
+    other; oracle: the truth (its own majority where there is none); every other control leaves the vote alone and
+    acts on the rewards. `label`: the majority itself is what is taught (pseudo-labels), so there is no reward to
+    permute and `permuted` acts as `random_vote`; `random` then teaches every framing its own sampled answer
+    (see `own_answers`).
     """
-    if control == "random" or (control == "permuted" and label):
+    if control == "random_vote" or (control == "permuted" and label):
         pick = vote.answers[int(rng.integers(len(vote.answers)))]
     elif control == "oracle" and truth is not None:
         pick = truth
@@ -62,3 +65,12 @@ def control_vote(control: str, vote: Vote, truth: str | None, rng: np.random.Gen
         return vote
     count = vote.answers.count(pick)
     return replace(vote, majority=pick, count=count, fraction=count / len(vote.answers))
+
+
+def own_answers(control: str) -> bool:
+    """Whether pseudo-labels are replaced by each framing's own sample: the `random` control of the `sft` update.
+
+    A random reward must carry no information. One framing's answer taught to another does (it is the vote, one
+    ballot at a time); a framing's own sample does not: E[grad log p(a)] = 0 for a ~ p.
+    """
+    return control == "random"

@@ -106,14 +106,12 @@ def _learning_curve(measured: Measured, base: str, table: pd.DataFrame):
 def _best_decoding(held: Measurement, default: float | None) -> float | None:
     """The base's score at its best decoding on the items of a curve, known by the default score that they share.
 
-    Taken from the base's metrics.json, else from its decodings.json (a score per `T<temperature> g<guidance>`);
+    Taken from the base's metrics.json or, for the smaller dev items of learning curves, from its curve_base.json;
     None when neither was measured on the curve's items.
     """
-    scores, path = held.metrics["scores"], held.path / "decodings.json"
-    pairs = [(scores["drawings/overall"], scores["drawings_best/overall"])]
-    if path.is_file():
-        tried = {k: v for k, v in json.loads(path.read_text(encoding="utf-8")).items() if k.startswith("T")}
-        pairs += [(tried["T1 g1"], max(tried.values()))] if "T1 g1" in tried else []
+    path = held.path / "curve_base.json"
+    measured = [held.metrics["scores"]] + ([json.loads(path.read_text(encoding="utf-8"))] if path.is_file() else [])
+    pairs = [(scores["drawings/overall"], scores["drawings_best/overall"]) for scores in measured]
     return next((best for plain, best in pairs if default is not None and abs(plain - default) < 1e-3), None)
 
 

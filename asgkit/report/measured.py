@@ -15,7 +15,7 @@ import yaml
 
 from asgkit.files import sha256
 
-EVIDENCE = ("config.yaml", "metrics.json", "items.npz", "curve.csv", "log.jsonl.gz", "examples.npz", "premise.json",
+EVIDENCE = ("config.yaml", "metrics.json", "items.npz", "curve.csv", "log.jsonl.gz", "examples.npz", "premise.json", "curve_base.json",
             "decodings.json")
 MAIN = {"answers": "single", "drawings": "overall"}  # the metric that stands for each side in a figure
 
