@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from asgkit.backbones.base import Backbone
+from asgkit.backbones.base import Backbone, Prefix
 from asgkit.config import GeneratorConfig, SolverConfig
 from asgkit.draw import (
     contradiction,
@@ -56,15 +56,18 @@ class Scores:
 
 
 def make_cards(backbone: Backbone, images: Sequence[Image.Image], captions: Sequence[str], requests: Sequence[str],
-               asked: Sequence[Question], settings: GeneratorConfig, solver: SolverConfig) -> list[Card]:
+               asked: Sequence[Question], settings: GeneratorConfig, solver: SolverConfig, *,
+               prefix: Prefix | None = None) -> list[Card]:
     """Prompt cards of B images: the Solver's answers on the real image are the references, never the Proposer's.
 
     asked: B * M questions, image by image; duplicates and invalid ones do not enter the card. A card passes with
-    `quality >= min_quality` and at least `min_questions` questions. Source: paper (generation step 2).
+    `quality >= min_quality`, at least `min_questions` questions and a caption that is not empty. `prefix`: the
+    Solver's prefix of the images, where the caller has one. Source: paper (generation step 2).
     """
     per_image = [list(asked[i : i + settings.questions]) for i in range(0, len(asked), settings.questions)]
     kept = [[q.text for q in group if q.valid and not q.duplicate] for group in per_image]
-    votes = _vote_all(backbone, images, kept, settings, solver)
+    prefix = prefix or backbone.prefix(images, role="solver")
+    votes = _vote_all(backbone, prefix, kept, settings, solver)
     cards = []
     for i, (group, questions, references) in enumerate(zip(per_image, kept, votes, strict=True)):
         valid = sum(q.valid for q in group)
@@ -76,13 +79,12 @@ def make_cards(backbone: Backbone, images: Sequence[Image.Image], captions: Sequ
     return cards
 
 
-def _vote_all(backbone: Backbone, images: Sequence[Image.Image], questions: Sequence[Sequence[str]],
-              settings: GeneratorConfig, solver: SolverConfig) -> list[list[Vote]]:
-    """Greedy votes of the Solver on every question of every image, in one batch."""
+def _vote_all(backbone: Backbone, prefix: Prefix, questions: Sequence[Sequence[str]], settings: GeneratorConfig,
+              solver: SolverConfig) -> list[list[Vote]]:
+    """Greedy votes of the Solver on every question of every image of its prefix, in one batch."""
     flat = [(row, q) for row, group in enumerate(questions) for q in group]
     if not flat:
         return [[] for _ in questions]
-    prefix = backbone.prefix(images, role="solver")
     solved = answer_questions(backbone, prefix, [q for _, q in flat], [row for row, _ in flat],
                               framings=settings.votes, temperature=0.0, max_new_tokens=solver.max_new_tokens)
     grouped: list[list[Vote]] = [[] for _ in questions]
@@ -101,8 +103,8 @@ def score_candidates(backbone: Backbone, cards: Sequence[Card], drawings: Sequen
     flat = [image for group in drawings for image in group]
     width = len(drawings[0])
     owner = [card for card in cards for _ in range(width)]
-    votes = _vote_all(backbone, flat, [card.questions for card in owner], settings, solver)
     prefix = backbone.prefix(flat, role="solver")
+    votes = _vote_all(backbone, prefix, [card.questions for card in owner], settings, solver)
     captions = caption(backbone, prefix, [card.request for card in owner],
                        max_new_tokens=backbone.spec.max_new_tokens)
     text, image_text = similarities(backbone, flat, owner, captions)

@@ -46,6 +46,15 @@ def core_span(text: str) -> str:
     return " ".join(words).strip(_EDGE)  # again: the cut can leave punctuation on the new last word
 
 
+def words_before_answer(text: str) -> int:
+    """How many words were written before the answer: w of :func:`solver_rewards`; 0 without an `<answer>` tag.
+
+    Source: released code; spec: understanding 2.6.
+    """
+    head, tag, _ = text.lower().partition("<answer>")
+    return len(head.split()) if tag else 0
+
+
 def normalise_answer(text: str) -> str:
     """Canonical text of an answer, so that equal answers of different framings are equal strings.
 

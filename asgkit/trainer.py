@@ -11,16 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asgkit.ask import TargetEntropy, proposer_reward, self_consistency_reward
+from asgkit.ask import TargetEntropy
 from asgkit.backbones.base import ROLES, Answers, Backbone, Drawings
 from asgkit.checkpoint import resume_trainer, save_trainer
 from asgkit.config import Config
 from asgkit.faults import BadStepGuard, NonFiniteValue, StopSignal
 from asgkit.optim import RoleOptimiser, UpdateStats
 from asgkit.pool import ImagePool, PoolImage
-from asgkit.recipes.controls import Judge, control_rewards, control_vote, own_answers
+from asgkit.recipes.controls import Judge, control_rewards, own_answers
 from asgkit.records import UnderstandingRow, generation_record, update_fields
 from asgkit.replay import ReplayBuffer
+from asgkit.rewards import reward_answers, reward_questions
 from asgkit.rollout import (
     Rollout,
     Solved,
@@ -32,7 +33,6 @@ from asgkit.rollout import (
 )
 from asgkit.runs import RunDirectory
 from asgkit.score import Card, Scores, make_cards, score_candidates
-from asgkit.solve import pseudo_label_mask, solver_rewards
 from asgkit.ste import RollingPercentile
 from asgkit.updates import (
     EMABaseline,
@@ -107,7 +107,7 @@ class Trainer:
             solved, where = self._solve(pictures, table)
         with self._stage("reward"):
             window = len(self.window)
-            self._reward_questions(table)
+            reward_questions(table, c, self.window, self.target, self._rng(CONTROL))
         with self._stage("update"):
             stats = {"proposer": self._proposer_gradient(pictures, Rollout(prompts, rows, sampled), table),
                      "solver": self._solver_gradient(pictures, table, solved, where)}
@@ -122,9 +122,10 @@ class Trainer:
         c, prompts = self.config, self.backbone.spec.prompts
         pictures = [item.image for item in images]
         with self._stage("caption"):
-            rng = np.random.default_rng([c.seed, self.step, STYLE])
+            rng = self._rng(STYLE)
             requests = [prompts.captions[i] for i in rng.integers(len(prompts.captions), size=len(images))]
-            captions = caption(self.backbone, self.backbone.prefix(pictures, role="solver"), requests,
+            seen = self.backbone.prefix(pictures, role="solver")  # for the caption and for the references
+            captions = caption(self.backbone, seen, requests,
                                temperature=c.generator.caption_temperature,
                                max_new_tokens=self.backbone.spec.max_new_tokens, seed=self._seed(CAPTION))
         with self._stage("diagnose"):
@@ -133,7 +134,8 @@ class Trainer:
             _, _, asked, questions = propose(
                 self.backbone, prefix, asks, c.generator.questions, temperature=c.proposer.temperature,
                 top_p=c.proposer.top_p, max_new_tokens=c.proposer.max_new_tokens, seed=self._seed(DIAGNOSE))
-            cards = make_cards(self.backbone, pictures, captions, requests, questions, c.generator, c.solver)
+            cards = make_cards(self.backbone, pictures, captions, requests, questions, c.generator, c.solver,
+                               prefix=seen)
         with self._stage("draw"):
             drawn, seeds = self._draw_candidates(cards)
         with self._stage("score"):
@@ -173,31 +175,6 @@ class Trainer:
             table[i].ste[k], table[i].ste_mean[k], table[i].greedy[k] = top[j], mean[j], greedy[j]
         return solved, where
 
-    def _reward_questions(self, table: list[UnderstandingRow]) -> None:
-        """R_p of every candidate on one scale, then group-relative advantages within each image's K candidates."""
-        p, s = self.config.proposer, self.config.solver
-        cells = [(row, k) for row in table for k, v in enumerate(row.votes) if v is not None]
-        raw = [(row.ste if s.ste_aggregation == "max" else row.ste_mean)[k] for row, k in cells]
-        for value in raw:
-            self.guard.check_finite("solver/token_entropy", value)
-        for (row, k), d in zip(cells, self.window.update_many(raw), strict=True):
-            row.difficulty[k] = d
-            row.frontier[k] = self_consistency_reward(row.votes[k].entropy, row.votes[k].margin, mu=self.target.mu,
-                                                      sigma=p.sigma)
-        for row in table:
-            row.rewards = [proposer_reward(row.difficulty[k] if s.ste and q.valid else 0.0, row.frontier[k] or 0.0,
-                                           valid=q.valid, duplicate=q.duplicate, w_ste=p.w_ste, w_sc=p.w_sc)
-                           for k, q in enumerate(row.questions)]
-        if cells:
-            self.target.update(float(np.mean([row.votes[k].entropy for row, k in cells])))
-        rng = np.random.default_rng([self.config.seed, self.step, CONTROL])
-        control = "" if self.config.control == "oracle" else self.config.control  # truth says nothing of a question
-        rewards = control_rewards(control, torch.tensor([row.rewards for row in table]), None, rng)
-        self.guard.check_finite("proposer/rewards", rewards)
-        advantages, active = group_advantages(rewards)
-        for row, a, alive in zip(table, advantages.tolist(), active.tolist(), strict=True):
-            row.advantages, row.zero_variance = a, not alive
-
     def _proposer_gradient(self, pictures: list, asked: Rollout, table: list[UnderstandingRow]) -> UpdateStats:
         """GRPO over the K candidates of each image: the reward of a question trains the text that asked it."""
         optimiser, p = self.optimisers["proposer"], self.config.proposer
@@ -215,7 +192,8 @@ class Trainer:
                          where: list[tuple[int, int]]) -> UpdateStats:
         """REINFORCE (paper), group-relative or pseudo-label update on q* (or every valid candidate)."""
         optimiser, s = self.optimisers["solver"], self.config.solver
-        self._reward_answers(pictures, table, where)
+        truth = [self.judge.answer(pictures[i], table[i].questions[k].text) for i, k in where] if self.judge else None
+        reward_answers(table, where, self.config, self.baseline, truth, self._rng(CONTROL, 1))
         taught = [j for j, (i, k) in enumerate(where) if k in table[i].solver_advantages]
         if not s.train or not taught:
             return optimiser.skipped()
@@ -231,37 +209,6 @@ class Trainer:
         else:
             loss = reinforce_loss(policy.logp, advantages, policy.mask)
         return optimiser.backward(loss, kl, entropy=masked_mean(policy.entropy.detach(), policy.mask).item())
-
-    def _reward_answers(self, pictures: list, table: list[UnderstandingRow], where: list[tuple[int, int]]) -> None:
-        """R_s and advantages of the questions that may teach the Solver; the others get a reason."""
-        s = self.config.solver
-        rng = np.random.default_rng([self.config.seed, self.step, CONTROL, 1])
-        for i, k in where:
-            row = table[i]
-            if s.train_on == "best" and k != row.best:
-                continue
-            truth = self.judge.answer(pictures[i], row.questions[k].text) if self.judge else None
-            v = control_vote(self.config.control, row.votes[k], truth, rng, label=s.update == "sft")
-            rewards = torch.tensor([solver_rewards(v, low_info=s.low_information_penalty)])
-            rewards = control_rewards(self.config.control, rewards, rewards, rng)  # the oracle acts through the vote
-            self.guard.check_finite("solver/rewards", rewards)
-            row.solver_rewards[k] = rewards[0].tolist()
-            share = s.pseudo_label_share if s.update == "sft" else s.min_share
-            gated = self.config.control == "" and not pseudo_label_mask(row.votes[k], share)
-            relative, active = group_advantages(rewards)
-            if gated:
-                row.skip[k] = f"vote share below {share:.3f}"
-            elif s.update == "sft" and self.config.control != "constant":
-                if v.count:
-                    row.solver_advantages[k] = [1.0] * len(v.answers)
-                else:
-                    row.skip[k] = "no framing gave the taught answer"
-            elif not active[0]:
-                row.skip[k] = "zero variance"
-            else:
-                row.solver_advantages[k] = (relative if s.update == "group" else self.baseline.advantage(rewards))[0].tolist()
-            if v is not row.votes[k]:
-                row.taught[k] = v.majority
 
     def _policy(self, pictures: list, rollout: Rollout, role: str):
         """Teacher-forced statistics under the role, with gradient, and the exact per-token KL to the frozen base."""
@@ -292,7 +239,7 @@ class Trainer:
     def _draw_candidates(self, cards: list[Card]) -> tuple[Drawings, list[int]]:
         """L candidates of every prompt, each from its own logged seed."""
         g = self.config.generator
-        rng = np.random.default_rng([self.config.seed, self.step, DRAW])
+        rng = self._rng(DRAW)
         seeds = rng.integers(2**31, size=len(cards) * g.candidates).tolist()
         prompts = [self._draw_prompt(card) for card in cards for _ in range(g.candidates)]
         drawn = self.backbone.generate_images(prompts, seeds=seeds, role="generator", guidance=g.guidance,
@@ -306,14 +253,15 @@ class Trainer:
                               ) -> tuple[Tensor, Tensor]:
         """Group-relative advantages (B, L) of R_g; a card below the quality gate has no say."""
         self.guard.check_finite("generator/rewards", scores.reward)
-        rng = np.random.default_rng([self.config.seed, self.step, CONTROL])
+        rng = self._rng(CONTROL)
         oracle = torch.tensor(judged) if judged else None
         rewards = control_rewards(self.config.control, scores.reward, oracle, rng)
         advantages, active = group_advantages(rewards)
         active = active & torch.tensor([card.passed for card in cards])
         return advantages * active[:, None], active
 
-    def _generator_gradient(self, cards: list[Card], drawn: Drawings, advantages: Tensor, active: Tensor) -> UpdateStats:
+    def _generator_gradient(self, cards: list[Card], drawn: Drawings, advantages: Tensor, active: Tensor
+                            ) -> UpdateStats:
         """GRPO on the tokens of the drawings that were scored, with the exact per-token KL to the frozen base."""
         optimiser, g = self.optimisers["generator"], self.config.generator
         keep = active.repeat_interleave(g.candidates).nonzero()[:, 0]
@@ -346,14 +294,18 @@ class Trainer:
         images = self.pool.next_batch(self.config.schedule.images)
         if self.phase(self.step) == "G" or self.config.replay.mix == 0 or len(self.replay) == 0:
             return images
-        rng = np.random.default_rng([self.config.seed, self.step, REPLAY])
+        rng = self._rng(REPLAY)
         swap = rng.random(len(images)) < self.config.replay.mix
         return [PoolImage(f"replay/{item.name}", item.index, self.replay.draw(rng)) if s else item
                 for item, s in zip(images, swap, strict=True)]
 
+    def _rng(self, *stream: int) -> np.random.Generator:
+        """A generator of its own for each step and use: no stream to save, none to replay after a resume."""
+        return np.random.default_rng([self.config.seed, self.step, *stream])
+
     def _seed(self, stream: int) -> int:
-        """A seed of its own for each step and use: no stream to save, none to replay after a resume."""
-        return int(np.random.default_rng([self.config.seed, self.step, stream]).integers(2**31))
+        """One seed of a stream, for what takes a seed and no generator."""
+        return int(self._rng(stream).integers(2**31))
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from loops import moved, open_trainer, small_config, weights
 
+from asgkit import rewards as rewards_module
 from asgkit import trainer as trainer_module
 from asgkit.faults import TrainingAborted
 from asgkit.launch import train
@@ -198,9 +199,9 @@ def test_a_bad_understanding_step_is_skipped_counted_and_dumped(pool_folder, tmp
     changes = {"solver.update": "reinforce"}
     trainer = open_trainer(small_config(pool_folder, changes), tmp_path / "run")
     if source == "proposer reward":
-        monkeypatch.setattr(trainer_module, "proposer_reward", nan_reward)
+        monkeypatch.setattr(rewards_module, "proposer_reward", nan_reward)
     elif source == "solver reward":
-        monkeypatch.setattr(trainer_module, "solver_rewards", nan_rewards)
+        monkeypatch.setattr(rewards_module, "solver_rewards", nan_rewards)
     elif source == "logits":
         poison_logits(trainer, word=3)
     else:
@@ -238,13 +239,13 @@ def check_bad_step(trainer, expected: str) -> None:
 def test_one_bad_step_costs_one_step(pool_folder, tmp_path, monkeypatch):
     config = small_config(pool_folder)
     trainer = open_trainer(config, tmp_path / "run")
-    own, calls = trainer_module.proposer_reward, []
+    own, calls = rewards_module.proposer_reward, []
 
     def once(*args, **settings):
         calls.append(1)
         return float("nan") if len(calls) == 1 else own(*args, **settings)
 
-    monkeypatch.setattr(trainer_module, "proposer_reward", once)
+    monkeypatch.setattr(rewards_module, "proposer_reward", once)
     trainer.fit()
     steps = {json.loads(line)["step"] for line in trainer.run.log_path.read_text().splitlines()}
     assert steps == {2, 3, 4, 5} and trainer.guard.total == 1 and trainer.guard.streak == []
@@ -252,7 +253,7 @@ def test_one_bad_step_costs_one_step(pool_folder, tmp_path, monkeypatch):
 
 
 def test_a_streak_of_bad_steps_ends_the_run_and_says_why(pool_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer_module, "proposer_reward", nan_reward)
+    monkeypatch.setattr(rewards_module, "proposer_reward", nan_reward)
     config = small_config(pool_folder, {"max_bad_steps": 2, "schedule.generation": 0})
     with pytest.raises(TrainingAborted, match="3 updates in a row were skipped.*proposer/rewards"):
         train(config, tmp_path / "run")

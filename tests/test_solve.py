@@ -14,6 +14,7 @@ from asgkit.solve import (
     pseudo_label_mask,
     solver_rewards,
     vote,
+    words_before_answer,
 )
 
 # pattern of seven votes: H_sc, majority share, margin, info, soft reward of a majority answer (None: not defined)
@@ -189,3 +190,9 @@ def test_pseudo_label_mask():
     assert pseudo_label_mask(vote(cast((5, 2))))
     assert pseudo_label_mask(vote(cast((5, 2))), minimum=0.7142857143)
     assert not pseudo_label_mask(vote(cast((4, 3))))
+
+
+@pytest.mark.parametrize("text, words", [("red", 0), ("<answer>red</answer>", 0), ("it is <answer>red</answer>", 2),
+                                         ("I see <ANSWER> red and <answer> blue", 2), ("", 0)])
+def test_words_before_the_first_answer_tag(text, words):
+    assert words_before_answer(text) == words

@@ -289,6 +289,7 @@ def test_the_oracle_teaches_the_truth(pool_folder, tmp_path):
         assert len(r["judge_scores"]) == 6 and set(r["judge_scores"]) <= {0.0, 1.0}
         for score, advantage in zip(r["judge_scores"], r["generator/advantages"], strict=True):
             assert r["generator/zero_variance"] or (advantage > 0) == (score == 1.0)
+    assert not all(r["generator/zero_variance"] for r in drawn)  # or the loop above has compared nothing
     assert any(r["solver/trained"] for r in asked)
 
 
@@ -377,6 +378,20 @@ def test_drawings_return_as_images_of_understanding_steps(pool_folder, tmp_path)
     assert not any(r["image"].startswith("replay/") for r in asked + drawn)
     assert all(r["image"].startswith("replay/") for r in trainer.train_step())
     assert not any(r["image"].startswith("replay/") for r in trainer.train_step())  # G steps use real images
+
+
+@pytest.mark.parametrize(("phase", "expected"), [("U", ["proposer", "solver"]),
+                                                 ("G", ["solver", "proposer", "solver"])])
+def test_pictures_are_encoded_once_per_role_and_step(pool_folder, tmp_path, monkeypatch, phase, expected):
+    """In a G step the Solver sees two sets of pictures: the real ones, and the candidates drawn from them."""
+    changes = {"schedule.understanding": int(phase == "U"), "schedule.generation": int(phase == "G")}
+    trainer = open_trainer(small_config(pool_folder, changes), tmp_path / "run")
+    inner, seen = trainer.backbone.prefix, []
+    monkeypatch.setattr(trainer.backbone, "prefix",
+                        lambda images, *, role: seen.append((role, len(images))) or inner(images, role=role))
+    trainer.train_step()
+    assert [role for role, _ in seen] == expected
+    assert [count for _, count in seen] == [3, 3, 9][: len(seen)]
 
 
 @pytest.mark.parametrize("stage", ["prefix", "text_stats"])
