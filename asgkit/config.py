@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 Positive = Field(gt=0)
-Share = Field(ge=0.0, le=1.0)
 
 
 class ConfigError(ValueError):
@@ -54,8 +54,8 @@ class ProposerConfig(_Strict):
     learning_rate: float = Field(1e-6, gt=0)
     w_ste: float = 0.70
     w_sc: float = 0.30
-    target_entropy: float = 0.90  # nats, start of the running target mu
-    target_momentum: float = Share
+    target_entropy: float = Field(0.90, ge=0.40, le=1.5)  # nats, start of the running target mu
+    target_momentum: float = Field(ge=0, lt=1)
     adaptive_target: bool = True
     sigma: float = Field(0.25, gt=0)
     clip: float = Field(0.2, gt=0)
@@ -78,7 +78,7 @@ class SolverConfig(_Strict):
     low_information_penalty: float = 0.08
     ste: bool = True
     ste_tokens: int = Field(5, gt=0)
-    ste_window: int = Field(128, gt=0)
+    ste_window: int = Field(128, ge=8)  # below 8 values a rank says nothing, so d_ste is a fixed curve
     ste_aggregation: Literal["max", "mean"] = "max"
 
 
@@ -214,6 +214,11 @@ SMOKE: dict[str, Any] = {
     "checkpoint": {"every": 5},
 }
 PRESETS: dict[str, dict[str, Any]] = {"paper": PAPER, "tiny": TINY, "smoke": SMOKE}
+
+
+def measured_name(backbone: str, base: str) -> str:
+    """`<backbone>-<base>`, as results name a base; of a checkpoint's path only the file's name counts."""
+    return f"{backbone}-{Path(base).stem.removeprefix(f'{backbone}-')}"
 
 
 def keys(model: type[BaseModel] = Config, prefix: str = "") -> list[str]:

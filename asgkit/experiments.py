@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -10,17 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from asgkit.config import Config, resolve
+from asgkit.config import Config, measured_name, resolve
 from asgkit.evals.oracle import ShapesJudge
-from asgkit.evals.run import evaluate_run, measure, open_run
+from asgkit.evals.run import evaluate_run, open_run
 from asgkit.evals.shapes import best_decoding, evaluate_drawings
-from asgkit.files import write_json
+from asgkit.files import pack, write_json
 from asgkit.launch import open_backbone, train
 from asgkit.report.examples import write_examples
 from asgkit.report.measured import Measurement
 from asgkit.runs import RunDirectory
+from asgkit.scoring import FULL, evaluate_base
 
 SEEDS = range(5)
 CURVE_SIZES = {"per_family": 100, "per_tag": 30, "samples": 2}  # dev items at every checkpoint of a learning curve
@@ -80,13 +78,12 @@ def update_grid() -> list[Experiment]:
 def measure_base(base: str, folder: Path, split: str = "test") -> dict[str, float]:
     """Measure an untrained base and choose its best decoding on dev; returns that decoding."""
     folder.mkdir(parents=True, exist_ok=True)
-    backbone = open_backbone(resolve("tiny", [f"base={base}"]))
+    config = resolve("tiny", [f"base={base}"])
+    backbone = open_backbone(config)
     (temperature, guidance), scores = best_decoding(backbone, None, "dev")
     best = {"temperature": temperature, "guidance": guidance}
     write_json(folder / "decodings.json", {"split": "dev", "scores": scores, "best": best})
-    values, items = measure(backbone, split, base=True, best=best)
-    np.savez_compressed(folder / "items.npz", **items)
-    write_json(folder / "metrics.json", {"step": 0, "split": split, "best_decoding": best, "scores": values})
+    evaluate_base(config, folder, split, best, sizes=FULL)
     few = {"per_tag": CURVE_SIZES["per_tag"], "samples": CURVE_SIZES["samples"]}
     curve = {name: evaluate_drawings(backbone, None, "dev", **few, **decoding).summary()["overall"]
              for name, decoding in (("drawings/overall", {}), ("drawings_best/overall", best))}
@@ -113,20 +110,20 @@ def run_experiment(experiment: Experiment, work: Path, measured: Path, curve: Ca
         return target
     config, path = experiment.config(), work / experiment.name
     train(config, path, resume=True, judge=ShapesJudge() if config.control == "oracle" else None, progress=progress)
-    best = json.loads((measured / "base" / f"{config.backbone}-{config.base}" / "decodings.json").read_text())["best"]
+    base = measured / "base" / measured_name(config.backbone, config.base)
+    best = json.loads((base / "decodings.json").read_text(encoding="utf-8"))["best"]
     evaluate_run(path, "test", best)
     if curve is not None:
         curve(path)
     if experiment.name.endswith("joint-s0"):
-        _show(path, measured / "base" / f"{config.backbone}-{config.base}")
+        _show(path, base)
     aside = target.with_name(f".{target.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     for name in KEPT:
         if (path / name).is_file():
             shutil.copyfile(path / name, aside / name)
-    with gzip.GzipFile(aside / "log.jsonl.gz", "wb", mtime=0) as file:
-        file.write((path / "log.jsonl").read_bytes())
+    pack(path / "log.jsonl", aside / "log.jsonl.gz")
     shutil.rmtree(target, ignore_errors=True)
     aside.rename(target)
     return target

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import logging
@@ -20,6 +21,12 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """
     _refuse_odd_keys(content)
     write_atomic(path, json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def pack(source: Path, target: Path) -> None:
+    """Copy a file into a gzip file without a time stamp: equal content gives equal bytes."""
+    with gzip.GzipFile(target, "wb", mtime=0) as file:
+        file.write(source.read_bytes())
 
 
 def _refuse_odd_keys(content: Any) -> None:

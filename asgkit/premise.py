@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from asgkit.backbones.base import Backbone
-from asgkit.config import Config, resolve
+from asgkit.config import Config, measured_name, resolve
 from asgkit.evals.shapes import AnswerItems, evaluate_answers, evaluate_drawings
 from asgkit.files import write_atomic
 from asgkit.report.measured import MAIN, load_measured, same_items
@@ -169,14 +169,15 @@ def _one_step(backbone: Backbone, config: Config, images: list[Image.Image], rng
     """Cards, candidates and scores of some images: stages 1 to 4 of a generation step."""
     p, g, prompts = config.proposer, config.generator, backbone.spec.prompts
     requests = [prompts.captions[i] for i in rng.integers(len(prompts.captions), size=len(images))]
-    captions = caption(backbone, backbone.prefix(images, role="solver"), requests,
+    seen = backbone.prefix(images, role="solver")
+    captions = caption(backbone, seen, requests,
                        temperature=g.caption_temperature, max_new_tokens=backbone.spec.max_new_tokens,
                        seed=int(rng.integers(2**31)))
     asks = [prompts.diagnose.format(caption=text) for text in captions]
     *_, questions = propose(backbone, backbone.prefix(images, role="proposer"), asks, g.questions,
                             temperature=p.temperature, top_p=p.top_p, max_new_tokens=p.max_new_tokens,
                             seed=int(rng.integers(2**31)))
-    cards: list[Card] = make_cards(backbone, images, captions, requests, questions, g, config.solver)
+    cards: list[Card] = make_cards(backbone, images, captions, requests, questions, g, config.solver, prefix=seen)
     wanted = [prompts.draw.format(caption=card.prompt) for card in cards for _ in range(g.candidates)]
     drawn = backbone.generate_images(wanted, seeds=rng.integers(2**31, size=len(wanted)).tolist(),
                                      role="generator", guidance=g.guidance, temperature=g.temperature)
@@ -186,7 +187,7 @@ def _one_step(backbone: Backbone, config: Config, images: list[Image.Image], rng
 
 def base_name(config: Config) -> str:
     """The base as results name it: `clean`, `registers`, or the stem of a checkpoint's file."""
-    return Path(config.base).stem.removeprefix(f"{config.backbone}-")
+    return measured_name(config.backbone, config.base).removeprefix(f"{config.backbone}-")
 
 
 def oracle_gain(results: str | Path, backbone: str, base: str) -> dict[str, Any]:

@@ -1,12 +1,14 @@
 """Tables: every cell follows from items of named runs, or the table is refused."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 import report_data as data
 
+from asgkit.report import build
 from asgkit.report.measured import Untraceable, load_measured
 from asgkit.report.tables import (
     METRICS,
@@ -93,6 +95,22 @@ def test_unfinished_runs_are_named_not_dropped(results):
     assert [run.seed for run in measured.arms(data.BASE)["joint"]] == [0]
 
 
+def test_hidden_folders_are_no_measurements(results):
+    before = load_measured(results)
+    run = results / "measured" / "runs" / f"{data.BASE}-random-s0"
+    shutil.copytree(run, run.with_name(f".{run.name}.partial"))  # killed just before it was renamed
+    (results / "measured" / "base" / f".{data.BASE}.partial").mkdir()  # and just after it was begun
+    after = load_measured(results)
+    assert [r.name for r in after.runs] == [r.name for r in before.runs]
+    assert after.bases.keys() == before.bases.keys() and after.unfinished == []
+
+
+def test_what_shows_the_registers_base_says_what_was_designed():
+    tables = [pd.DataFrame({"base": names}) for names in (["tiny-ar-clean"], ["tiny-ar-clean", "tiny-ar-registers"])]
+    assert [build._designed(table) for table in tables] == [
+        "", " On registers the framings err independently by design: its voting gain is built in."]
+
+
 @pytest.mark.parametrize(("column", "value"), [("source", "reported"), ("run_ids", "")])
 def test_untraced_rows_are_refused(results, column, value):
     table = joint_table(load_measured(results), resamples=10)
@@ -117,7 +135,8 @@ def test_wide_markdown_and_latex():
 def test_wide_curve_files_are_read_like_long_ones(results):
     run = load_measured(results).arms(data.BASE)["joint"][0]
     long = run.curve().sort_values(["step", "side"]).reset_index(drop=True)
-    wide_rows = long.assign(name=long["side"] + "/" + long["metric"]).pivot(index="step", columns="name", values="value")
+    named = long.assign(name=long["side"] + "/" + long["metric"])
+    wide_rows = named.pivot(index="step", columns="name", values="value")
     wide_rows.to_csv(run.path / "curve.csv")
     again = run.curve().sort_values(["step", "side"]).reset_index(drop=True)
     pd.testing.assert_frame_equal(long, again, check_dtype=False)

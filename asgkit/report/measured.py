@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from asgkit.config import measured_name
 from asgkit.files import sha256
 
-EVIDENCE = ("config.yaml", "metrics.json", "items.npz", "curve.csv", "log.jsonl.gz", "examples.npz", "premise.json", "curve_base.json",
-            "decodings.json")
+EVIDENCE = ("config.yaml", "metrics.json", "items.npz", "curve.csv", "log.jsonl.gz", "examples.npz", "premise.json",
+            "curve_base.json", "decodings.json")
 MAIN = {"answers": "single", "drawings": "overall"}  # the metric that stands for each side in a figure
 
 
@@ -112,6 +113,7 @@ class Measured:
 def load_measured(results_dir: str | Path) -> Measured:
     """Open `<results_dir>/measured`; a folder without metrics.json and items.npz is listed as unfinished.
 
+    Hidden folders are left out: `.NAME.partial` is what a run being published, or killed while it was, leaves.
     Raises Untraceable when a run's id does not say what its configuration says.
     """
     root = Path(results_dir) / "measured"
@@ -122,7 +124,9 @@ def load_measured(results_dir: str | Path) -> Measured:
 
 
 def _folders(root: Path) -> list[Path]:
-    return sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+    if not root.is_dir():
+        return []
+    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
 def _finished(path: Path) -> bool:
@@ -132,7 +136,7 @@ def _finished(path: Path) -> bool:
 def _open_run(path: Path) -> Run:
     content = (path / "config.yaml").read_bytes()
     config = yaml.safe_load(content)
-    base = f"{config['backbone']}-{Path(config['base']).stem.removeprefix(config['backbone'] + '-')}"
+    base = measured_name(config["backbone"], config["base"])
     start, end = f"{base}-", f"-s{config['seed']}"
     if not (path.name.startswith(start) and path.name.endswith(end) and len(path.name) > len(start + end)):
         raise Untraceable(f"run {path.name} has base {base} and seed {config['seed']} in its config.yaml: name it "
