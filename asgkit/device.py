@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,5 +45,9 @@ def choose_device(device: str = "auto", precision: str = "auto") -> Device:
 
 
 def make_deterministic() -> None:
-    """Ask torch for deterministic kernels; a few CUDA kernels then raise instead of varying."""
+    """Ask torch for deterministic kernels; a few CUDA kernels then raise instead of varying.
+
+    cuBLAS is deterministic only with a workspace of fixed size, and torch refuses to multiply without one.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=False)

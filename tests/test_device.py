@@ -1,5 +1,7 @@
 """Device and precision: chosen once, with a reason; an impossible choice is refused."""
 
+import os
+
 import pytest
 import torch
 
@@ -50,11 +52,16 @@ def test_bf16_is_read_from_the_processors_flags(monkeypatch, tmp_path):
         assert device._cpu_has_bf16() is expected
 
 
-def test_determinism_is_switched_on():
+def test_determinism_is_switched_on(monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     before = torch.are_deterministic_algorithms_enabled()
     try:
         make_deterministic()
         assert torch.are_deterministic_algorithms_enabled()
         assert not torch.is_deterministic_algorithms_warn_only_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"  # without it every product on CUDA raises
+        monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+        make_deterministic()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"  # the user's own choice stays
     finally:
         torch.use_deterministic_algorithms(before)

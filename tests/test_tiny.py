@@ -22,7 +22,14 @@ from asgkit.backbones.tiny.codes import (
     unpatch,
 )
 from asgkit.backbones.tiny.prompts import PROMPTS, vocabulary
-from asgkit.backbones.tiny.sampling import log_softmax_stats, row_uniforms, sample_tokens, uniforms
+from asgkit.backbones.tiny.sampling import (
+    count_up,
+    log_softmax_stats,
+    row_uniforms,
+    running_sum,
+    sample_tokens,
+    uniforms,
+)
 from asgkit.backbones.tiny.tokenizer import EOS, PAD, WordTokenizer
 from asgkit.backbones.tiny.trunk import attention_bias
 from asgkit.prompts import Prompts
@@ -94,6 +101,16 @@ def test_sampling_inverts_the_distribution_function():
     # top_p 0.7 keeps the first two, 5/8 and 3/8; top_p 0.5 is reached by the first alone
     assert sample_tokens(logits, torch.tensor([0.62, 0.63, 0.99, 0.0, 0.1]), 1.0, 0.7).tolist() == [0, 1, 1, 0, 0]
     assert sample_tokens(logits, u, 1.0, 0.5).tolist() == [0] * 5
+
+
+def test_the_sum_that_never_varies_is_that_of_the_floats():
+    p = torch.rand(50, 400, generator=torch.Generator().manual_seed(0)).pow(4)
+    p = p / p.sum(-1, keepdim=True)
+    assert torch.equal(running_sum(p), p.cumsum(-1))  # on the CPU nothing changes
+    counted = count_up(p)
+    assert counted.dtype == p.dtype and (counted - p.double().cumsum(-1)).abs().max() < 2**-22
+    assert (counted.diff(dim=-1) >= 0).all() and counted[:, -1].tolist() == pytest.approx([1.0] * 50, abs=1e-6)
+    assert count_up(torch.tensor([[0.0, 1.0, 0.0]])).tolist() == [[0.0, 1.0, 1.0]]  # impossible tokens stay so
 
 
 def test_temperature_sharpens():
