@@ -21,7 +21,7 @@ def _identity(step: int, phase: str, item: PoolImage, questions: list[Question])
 
 
 def _round(values: Any) -> Any:
-    """Six significant decimals: below any effect, and short enough to keep whole logs."""
+    """Six decimals: below any effect, and short enough to keep whole logs."""
     if isinstance(values, list):
         return [_round(v) for v in values]
     return round(values, 6) if isinstance(values, float) else values
