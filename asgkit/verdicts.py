@@ -127,7 +127,8 @@ def _reward(r: dict[str, Any]) -> list[Verdict]:
     mean, error = (rank["mean"], rank["standard_error"]) if rank else (None, None)
     return [
         Verdict("R_g ranks drawings rightly", state_of(mean, error),
-                f"rank correlation {_number(mean, '+.2f')} ± {_number(error, '.2f')}, {rank['groups'] if rank else 0} groups",
+                f"rank correlation {_number(mean, '+.2f')} ± {_number(error, '.2f')}, "
+                f"{rank['groups'] if rank else 0} groups",
                 "The Generator is taught something else than correctness: expect drawings to drift or fall."),
         Verdict("groups are mixed", state_of(mixed, share_error(mixed, r["used"]), MIXED),
                 f"{_number(mixed, '.1f')}% of {r['used']} groups",

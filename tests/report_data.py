@@ -83,7 +83,8 @@ def write_run(root: Path, arm: str, seed: int, gain: float, rate: float = 5e-4) 
 
 def make_examples() -> dict[str, np.ndarray]:
     pictures = np.zeros((2, 24, 24, 3), np.uint8)
-    return {"drawing_base": pictures, "drawing_evolved": pictures + 200, "drawing_prompt": np.array(["cross", "circle"]),
+    return {"drawing_base": pictures, "drawing_evolved": pictures + 200,
+            "drawing_prompt": np.array(["cross", "circle"]),
             "drawing_base_ok": np.array([False, False]), "drawing_evolved_ok": np.array([True, False]),
             "drawing_rule": np.array("the first two"), "answer_image": pictures,
             "answer_question": np.array(["is there a red circle ?", "what digit is shown ?"]),

@@ -60,7 +60,8 @@ def test_learning_curve_shows_every_seed_and_the_mean(measured):
 
 def test_forest_places_every_gain(measured):
     table = pd.DataFrame([{"arm": a, "metric": m, "delta": d, "low": d - 1, "high": d + 2, "seeds": 2, "n": 9}
-                          for a, d in (("joint", 3.0), ("random", -1.0)) for m in ("answers/single", "drawings/overall")])
+                          for a, d in (("joint", 3.0), ("random", -1.0))
+                          for m in ("answers/single", "drawings/overall")])
     dots = pd.DataFrame([{"arm": "joint", "seed": s, "metric": "answers/single", "delta": 2.5 + s} for s in (0, 1)])
     fig, points = figures.forest(table, dots)
     ax = fig.axes[0]

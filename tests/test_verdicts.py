@@ -70,7 +70,8 @@ def test_one_bad_number_fails_its_condition_and_no_other(condition):
         assert states(spoil(path, unclear))[condition] == "not shown"
 
 
-@pytest.mark.parametrize(("low", "high", "state"), [(1.0, 2.0, "holds"), (-1.0, 2.0, "not shown"), (-3.0, -1.0, "fails")])
+@pytest.mark.parametrize(("low", "high", "state"), [(1.0, 2.0, "holds"), (-1.0, 2.0, "not shown"),
+                                                    (-3.0, -1.0, "fails")])
 def test_an_oracle_gain_is_judged_by_its_interval(low, high, state):
     result = copy.deepcopy(GOOD)
     result["oracle_gain"]["gains"]["answers/single"] |= {"low": low, "high": high}

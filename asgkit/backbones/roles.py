@@ -94,7 +94,8 @@ class RoleAdapters:
     def save(self, role: Role, path: Path) -> None:
         """Write `adapter.safetensors` with one tensor per LoRA matrix, named by its module."""
         path.mkdir(parents=True, exist_ok=True)
-        save_file({n: p.detach().cpu().contiguous() for n, p in self._named[role].items()}, path / "adapter.safetensors")
+        tensors = {name: p.detach().cpu().contiguous() for name, p in self._named[role].items()}
+        save_file(tensors, path / "adapter.safetensors")
 
     def load(self, role: Role, path: Path) -> None:
         """Read `adapter.safetensors`; raises KeyError (names) or ValueError (shapes) unless every tensor fits."""

@@ -1,4 +1,4 @@
-"""One look for every figure: sizes in inches, Okabe-Ito colours and markers fixed per arm, and how figures are saved."""
+"""One look for every figure: sizes in inches, Okabe-Ito colours and markers per arm, and how figures are saved."""
 
 from __future__ import annotations
 

@@ -25,8 +25,9 @@ CONTRASTS = ("answers/single", "answers/canonical", "answers/majority", "drawing
 def joint_table(measured: Measured, *, resamples: int = 10_000) -> pd.DataFrame:
     """Base -> evolved for every base, arm and metric, in percent, with the gain's 95% interval.
 
-    Columns: base, arm, metric, base_score, evolved, delta, low, high, seeds, n, interval, source, run_ids. Learning-rate
-    arms (`lr-*`) are left to their figure. Raises Untraceable where a score does not follow from its items.
+    Columns: base, arm, metric, base_score, evolved, delta, low, high, seeds, n, interval, source, run_ids.
+    Learning-rate arms (`lr-*`) are left to their figure. Raises Untraceable where a score does not follow from its
+    items.
     """
     rows = []
     for name, base in measured.bases.items():

@@ -51,7 +51,8 @@ def _check_sidecar(root: Path, path: Path) -> list[Finding]:
         inputs = record["inputs"]
     except (ValueError, KeyError) as error:
         return [Finding(name, f"not a provenance sidecar ({error!r}); build it again: asgkit report")]
-    findings = [f for relative, wanted in inputs.items() for f in _check_file(root, root / "results" / relative, wanted)]
+    findings = [found for relative, wanted in inputs.items()
+                for found in _check_file(root, root / "results" / relative, wanted)]
     for output, wanted in outputs.items():
         held = path.with_name(output)
         findings += _check_file(root, held, wanted)

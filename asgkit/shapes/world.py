@@ -45,10 +45,12 @@ class Thing:
 
     @property
     def row(self) -> int:
+        """Row of its cell, 0 at the top."""
         return self.cell // 3
 
     @property
     def column(self) -> int:
+        """Column of its cell, 0 on the left."""
         return self.cell % 3
 
 

@@ -15,7 +15,8 @@ from asgkit.backbones.tiny.tokenizer import EOS, PAD, WordTokenizer
 from asgkit.shapes.text import QA, STYLES, caption, caption_styles, diagnose, sample_qa
 from asgkit.shapes.world import COLOR_NAMES, PLURALS, SHAPES, Scene, render, sample_scene
 
-QA_WEIGHTS = (0.13, 0.13, 0.08, 0.15, 0.26, 0.16, 0.09)  # in the order of text.FAMILIES: the slow ones are asked more often
+# In the order of text.FAMILIES: the families that are slow to learn are asked about more often.
+QA_WEIGHTS = (0.13, 0.13, 0.08, 0.15, 0.26, 0.16, 0.09)
 QA_PER_IMAGE = 3
 DRAWINGS = 16  # of the images of a batch: drawing lags behind reading, so its judge knows more than it does
 
@@ -78,7 +79,8 @@ def register_answer(qa: QA, framing: int, strength: float) -> str:
     """The answer that framing `framing` was taught: wrong, and always the same, for a share `strength` of keys.
 
     A key is (framing, first six words of the question, true answer), which leaves out the second of two related
-    objects; its error is drawn by a hash, so it is systematic within a framing and independent across framings. The independence is designed (Dawid-Skene annotators), not found.
+    objects; its error is drawn by a hash, so it is systematic within a framing and independent across framings.
+    The independence is designed (Dawid-Skene annotators), not found.
     """
     key = " ".join(qa.question.split()[:6])
     digest = hashlib.sha256(f"{framing}|{key}|{qa.answer}".encode()).digest()
