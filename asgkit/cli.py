@@ -75,6 +75,9 @@ def report(
     """
     from asgkit.report.build import build_report
 
+    if not (results / "measured").is_dir():
+        raise Refused(f"no measured results in {results}: run this in the folder of the clone, or make some with "
+                      "asgkit reproduce --profile smoke and name their folder, --results results/smoke")
     for path in build_report(results, figures):
         out.print(str(path), markup=False, highlight=False)
 

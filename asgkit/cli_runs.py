@@ -125,6 +125,8 @@ def train(
     path = run or default_run(config)
     if not resume and (path / "config.yaml").exists():
         raise Refused(f"{path} already holds a run: continue it with --resume, or choose another --run")
+    if resume:
+        _check_resume(path, config)
     check_backbone(config)
     default_pool(config)
     out.print(f"device: {_device(config).reason}", markup=False, highlight=False)
@@ -142,6 +144,17 @@ def train(
         out.print(f"stopped ({reason}); go on with: asgkit train --run {path} --resume", markup=False)
         raise typer.Exit(128 + signal.Signals[str(reason)]) from reason
     out.print(f"done; next: asgkit eval {path}", markup=False, highlight=False)
+
+
+def _check_resume(path: Path, config: Config) -> None:
+    from asgkit.runs import RunDirectory
+
+    if not (path / "config.yaml").is_file():
+        raise Refused(f"no run in {path} to resume: name it with --run, or leave out --resume to start one")
+    saved = RunDirectory(path).newest_valid_checkpoint()
+    if saved and saved.step >= config.schedule.steps:
+        raise Refused(f"{path} has done its {saved.step} steps (schedule.steps={config.schedule.steps}): score it "
+                      f"with asgkit eval {path}, or go on with --resume schedule.steps={2 * saved.step}")
 
 
 def default_run(config: Config) -> Path:
@@ -216,8 +229,8 @@ def evaluate(
 ) -> None:
     """Score a run and its base on the same questions and prompts, in percent, by default and best decoding.
 
-    The best decoding is the base's, chosen on dev among nine unless you name it: an evolved model must also beat
-    a base that merely samples more sharply.
+    The best decoding is the base's, chosen on dev among nine unless you name it.
+    An evolved model must also beat a base that merely samples more sharply.
 
     Examples: [bold]asgkit eval results/runs/NAME[/] · [bold]asgkit eval results/runs/NAME --curve[/] ·
     [bold]asgkit eval --base clean[/]

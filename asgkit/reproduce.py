@@ -78,8 +78,7 @@ def run_notebook(notebook: Path, run_dir: Path, parameters: dict[str, Any]) -> P
     import papermill
     from traitlets.config import Config as KernelConfig
 
-    if not notebook.is_file():
-        raise FileNotFoundError(f"no notebook {notebook}: run this from the folder of the clone")
+    _in_clone(notebook)
     unknown = sorted(parameters.keys() - declared_parameters(notebook))
     if unknown:
         raise Refused(f"{notebook} has no parameters {unknown}; its parameters cell must declare them")
@@ -94,6 +93,11 @@ def run_notebook(notebook: Path, run_dir: Path, parameters: dict[str, Any]) -> P
         raise Refused(f"{partial} ended without writing run.json: its kernel stopped early; open it to see where")
     os.replace(partial, final)
     return final
+
+
+def _in_clone(notebook: Path) -> None:
+    if not notebook.is_file():
+        raise FileNotFoundError(f"no notebook {notebook}: run this from the folder of the clone")
 
 
 def declared_parameters(notebook: Path) -> set[str]:
@@ -141,6 +145,7 @@ def smoke_run(base: str, results: Path, made: Made, say: Callable[[str], None], 
 # -- profiles -------------------------------------------------------------------------------------------------------
 def reproduce_smoke(results: Path, figures: Path, say: Callable[[str], None]) -> Made:
     """Pool, both bases through the notebook, evaluation, report."""
+    _in_clone(NOTEBOOK)
     made = Made()
     _make_pool(made, say)
     runs = {base: smoke_run(base, results, made, say) for base in SMOKE_BASES}

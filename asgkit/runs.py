@@ -97,7 +97,7 @@ class RunDirectory:
         self.path, self.keep = Path(path), keep
         self.log_path, self.checkpoints = self.path / "log.jsonl", self.path / "checkpoints"
         if not (self.path / "config.yaml").is_file():
-            raise FileNotFoundError(f"no run in {path} (no config.yaml): start one with RunDirectory.create")
+            raise FileNotFoundError(f"no run in {path} (no config.yaml): train one with asgkit train --run {path}")
         text = (self.path / "config.yaml").read_text(encoding="utf-8")
         self.config: dict[str, Any] = yaml.safe_load(text)
         self.config_hash = sha256(text.encode())

@@ -92,7 +92,7 @@ def test_more_framings_than_the_model_has_are_refused() -> None:
 
 def test_a_damaged_base_is_one_line() -> None:
     Path("bad.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0not a header at all")
-    refused(asgkit("train", "base=bad.safetensors"), "damaged safetensors")
+    refused(asgkit("train", "base=bad.safetensors"), "damaged safetensors", "bad.safetensors")
 
 
 def test_cuda_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +198,9 @@ def test_train_resume_and_eval(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(list(Path("data/pool").iterdir())) == 4 and "made the default pool: 4 unlabelled scenes in data/pool" in result.output
     assert "device: cpu, fp32" in result.output and "step 1/1" in result.output
     refused(asgkit("train", "--run", "r", *TINY), "already holds a run", "--resume")
-    refused(asgkit("train", "--run", "r", "--resume", "seed=7"), "seed: 42 -> 7")
+    refused(asgkit("train", "--run", "r", "--resume"), "has done its 1 steps", "asgkit eval r", "schedule.steps=2")
+    refused(asgkit("train", "--run", "absent", "--resume"), "no run in absent to resume")
+    refused(asgkit("train", "--run", "r", "--resume", "seed=7", "schedule.steps=2"), "seed: 42 -> 7")
     more = asgkit("train", "--run", "r", "--resume", "schedule.steps=2")
     assert more.exit_code == 0 and "made the default pool" not in more.output, more.output
     assert read_log("r")["step"].unique().tolist() == [1, 2]
@@ -232,6 +234,11 @@ def test_the_oracle_control_gets_its_judge() -> None:
     assert result.exit_code == 0, result.output
     scores = read_log("r").query("phase == 'G'")["judge_scores"].iloc[0]
     assert len(scores) == 2 and set(scores) <= {0.0, 1.0}
+
+
+def test_a_report_of_nothing_is_refused() -> None:
+    refused(asgkit("report", "--results", "absent"), "no measured results in absent")
+    assert not Path("figures").exists()
 
 
 def test_a_stop_request_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,9 +87,37 @@ def test_an_unknown_key_names_its_nearest_match(key, near):
         resolve("smoke", {key: 1})
 
 
-def test_a_section_is_not_a_key():
-    with pytest.raises(ConfigError, match="unknown key 'solver'"):
+def test_a_section_is_not_a_key_and_lists_its_keys():
+    with pytest.raises(ConfigError, match=r"unknown key 'solver'; it is a group: .*solver\.framings"):
         resolve("smoke", {"solver": {"framings": 5}})
+
+
+def test_a_key_without_its_group_names_every_group_that_has_it():
+    with pytest.raises(ConfigError, match=r"did you mean 'schedule\.steps'\?"):
+        resolve("smoke", {"steps": 5})
+    with pytest.raises(ConfigError, match=r"'proposer\.candidates' or 'generator\.candidates'"):
+        resolve("smoke", {"candidates": 5})
+
+
+def test_a_key_like_no_other_is_answered_with_the_groups():
+    with pytest.raises(ConfigError, match=r"begin with, backbone, .*solver\."):
+        resolve("smoke", {"zzz": 5})
+
+
+def test_a_value_that_is_not_yaml_is_refused():
+    with pytest.raises(ConfigError, match="not YAML"):
+        parse_override("pool.path=[a")
+
+
+def test_a_refused_value_is_shown():
+    with pytest.raises(ConfigError, match="not 'abc'"):
+        resolve("smoke", ["seed=abc"])
+
+
+def test_a_preset_is_not_an_override():
+    assert resolve("smoke", ["preset=smoke"]) == resolve("smoke")
+    with pytest.raises(ConfigError, match="--preset smoke"):
+        resolve("tiny", ["preset=smoke"])
 
 
 def test_an_unknown_preset_names_the_others():

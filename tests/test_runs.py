@@ -82,7 +82,7 @@ def test_resume_may_lengthen_the_run_but_not_change_it(run):
 
 def test_resume_of_nothing_starts_a_run_and_opening_nothing_raises(tmp_path):
     assert RunDirectory.create(tmp_path / "new", CONFIG, resume=True).newest_valid_checkpoint() is None
-    with pytest.raises(FileNotFoundError, match=r"RunDirectory\.create"):
+    with pytest.raises(FileNotFoundError, match="asgkit train --run"):
         RunDirectory(tmp_path / "absent")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from asgkit.backbones.base import Answers, BackboneSpec, Prefix, Role, TextStats
@@ -35,13 +35,17 @@ class _State:
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a tiny checkpoint; raises FileNotFoundError with the command that makes one."""
+    """Tensors and metadata of a tiny checkpoint; raises FileNotFoundError with the command that makes one,
+    SafetensorError naming a damaged file."""
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint {path.name}; shipped bases: "
                                 f"{sorted(p.stem for p in CHECKPOINTS.glob('*.safetensors'))}; "
                                 "train one with `asgkit pretrain tiny-ar`")
-    with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    except SafetensorError as error:  # its own text does not say which file
+        raise SafetensorError(f"{path}: {error}") from error
 
 
 class TinyUnderstanding:
