@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from asgkit.config import Config, PoolConfig, parse_override, resolve
+from asgkit.config import Config, PoolConfig, measured_name, parse_override, resolve
 from asgkit.console import Overrides, Refused, Threads, TrainProgress, out, refusing, table
 
 
@@ -166,18 +166,11 @@ def default_run(config: Config) -> Path:
 def _train_config(preset: str | None, overrides: list[str], run: Path | None, resume: bool) -> Config:
     """The preset with overrides; a resumed run without --preset starts from its own configuration."""
     if resume and run and not preset and (run / "config.yaml").is_file():
-        from asgkit.runs import RunDirectory
+        from asgkit.runs import RunDirectory, flatten
 
-        own = _flat(RunDirectory(run).config)
+        own = flatten(RunDirectory(run).config)
         return resolve(own["preset"], own | dict(map(parse_override, overrides)))
     return resolve(preset or "tiny", overrides)
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
 
 
 def _device(config: Config) -> Any:
@@ -202,6 +195,7 @@ def check_backbone(config: Config) -> Any:
 
 
 def default_pool(config: Config) -> None:
+    """Render the default pool if it is asked for and not there; a folder of one's own is left alone."""
     from asgkit.reproduce import POOL_SCENES, ensure_pool
 
     path = config.pool.path
@@ -268,7 +262,7 @@ def _evaluate_base(base: str, split: str, best: dict[str, float] | None, sizes: 
     from asgkit.scoring import evaluate_base
 
     config = resolve("tiny", [f"base={base}"])
-    folder = Path("results/measured/base") / f"{config.backbone}-{Path(base).stem}"
+    folder = Path("results/measured/base") / measured_name(config.backbone, base)
     if (folder / "metrics.json").exists():
         raise Refused(f"{folder} holds a measurement already: delete it to measure again")
     check_backbone(config)

@@ -75,6 +75,11 @@ def update_grid() -> list[Experiment]:
             for base in BASES for update in UPDATES for seed in range(3)]
 
 
+def committed_grid() -> list[Experiment]:
+    """Every run behind `results/measured`, the headline first; photographs apart, since they are not shipped."""
+    return joint_grid() + rate_grid() + update_grid() + vote_grid()
+
+
 def measure_base(base: str, folder: Path, split: str = "test") -> dict[str, float]:
     """Measure an untrained base and choose its best decoding on dev; returns that decoding."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import gzip
 import json
 import logging
 import os
@@ -21,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 import yaml
 
-from asgkit.config import PoolConfig, resolve
+from asgkit.config import PoolConfig, measured_name, resolve
 from asgkit.console import Refused
+from asgkit.files import pack
 from asgkit.launch import use_threads
 from asgkit.scoring import CURVE, SMALL, evaluate, learning_curve
 
@@ -164,7 +164,7 @@ def reproduce_small(results: Path, figures: Path, say: Callable[[str], None], wo
     """
     from asgkit import experiments
 
-    made, grid, fresh = Made(), experiments.joint_grid(), results / "small"
+    made, grid, fresh = Made(), experiments.committed_grid(), results / "small"
     measured = fresh / "measured"
     _make_pool(made, say)
     for base in experiments.BASES:
@@ -185,9 +185,10 @@ def reproduce_small(results: Path, figures: Path, say: Callable[[str], None], wo
 
 def _run_grid(grid: Sequence[Experiment], work: Path, measured: Path, workers: int) -> Iterator[Path]:
     """Finished folders in the order of the grid; each worker is a process of its own with as many threads as this."""
-    from asgkit.experiments import run_experiment
+    from asgkit.experiments import CURVE_SIZES, run_experiment
 
-    job = partial(run_experiment, work=work, measured=measured, curve=partial(learning_curve, sizes=CURVE))
+    curve = partial(learning_curve, sizes=CURVE_SIZES)
+    job = partial(run_experiment, work=work, measured=measured, curve=curve)
     if workers == 1:
         yield from map(job, grid)
         return
@@ -208,20 +209,16 @@ def publish(run: Path, root: Path, name: str) -> None:
     name: `<backbone>-<base>-<arm>-s<seed>`, as the report reads it. The log is packed with a fixed time stamp, so
     equal runs give equal bytes.
     """
-    target, base = root / "measured" / "runs" / name, root / "measured" / "base" / base_of(run)
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    target = root / "measured" / "runs" / name
+    base = root / "measured" / "base" / measured_name(config["backbone"], config["base"])
     for source, to, names in ((run, target, ("config.yaml", "metrics.json", "items.npz", "curve.csv")),
                               (run / "base", base, ("metrics.json", "items.npz"))):
         to.mkdir(parents=True, exist_ok=True)
         for item in names:
             if (source / item).is_file():
                 shutil.copyfile(source / item, to / item)
-    (target / "log.jsonl.gz").write_bytes(gzip.compress((run / "log.jsonl").read_bytes(), mtime=0))
-
-
-def base_of(run: Path) -> str:
-    """`<backbone>-<base>` of a run."""
-    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-    return f"{config['backbone']}-{Path(config['base']).stem.removeprefix(config['backbone'] + '-')}"
+    pack(run / "log.jsonl", target / "log.jsonl.gz")
 
 
 def _report(results: Path, figures: Path, fresh: Path, fresh_figures: Path, made: Made, say: Callable[[str], None]

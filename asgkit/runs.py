@@ -55,7 +55,7 @@ from asgkit.state import (
 
 __all__ = [
     "Checkpoint", "ConfigChanged", "CorruptCheckpoint", "RunDirectory", "RunExists", "StateMismatch",
-    "environment", "load_checkpoint", "optimizer_state", "pack", "read_log", "restore_optimizer",
+    "environment", "flatten", "load_checkpoint", "optimizer_state", "pack", "read_log", "restore_optimizer",
     "restore_rng", "rng_state", "unpack", "write_json",
 ]
 
@@ -263,7 +263,7 @@ def _refuse_pickles(folder: Path) -> None:
 
 def _refuse_changes(old: dict[str, Any], new: dict[str, Any]) -> None:
     """Raise ConfigChanged unless two configurations differ only where a resume may change them."""
-    before, after = _flat(old), _flat(new)
+    before, after = flatten(old), flatten(new)
     changed = [f"{key}: {before.get(key, '(absent)')!r} -> {after.get(key, '(absent)')!r}"
                for key in sorted(before.keys() | after.keys())
                if before.get(key, _ABSENT) != after.get(key, _ABSENT)
@@ -273,11 +273,11 @@ def _refuse_changes(old: dict[str, Any], new: dict[str, Any]) -> None:
                             f"run or set these keys back; only {', '.join(RESUME_MAY_CHANGE)} may change")
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested dictionaries to dotted keys."""
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
 
 

@@ -179,7 +179,8 @@ def test_pretrain_refuses_to_overwrite_and_makes_a_usable_base() -> None:
     refused(asgkit("pretrain", "tiny-xy"), "did you mean 'tiny-ar'")
     refused(asgkit("pretrain", "tiny-ar", "--from", "x.safetensors"), "--registers 0.25")
     Path("mine").mkdir()
-    refused(asgkit("pretrain", "tiny-ar", "--registers", "0.25", "--from", "absent.safetensors"), "no checkpoint absent")
+    refused(asgkit("pretrain", "tiny-ar", "--registers", "0.25", "--from", "absent.safetensors"),
+            "no checkpoint absent")
     arguments = ["pretrain", "tiny-ar", "--registers", "0.25", "--steps", "1", "--images", "2", "--precision", "fp32",
                  "--out", "mine/base.safetensors"]
     result = asgkit(*arguments)
@@ -195,7 +196,8 @@ def test_train_resume_and_eval(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reproduce, "POOL_SCENES", 4)
     result = asgkit("train", "--run", "r", *TINY, "schedule.steps=1")
     assert result.exit_code == 0, result.output
-    assert len(list(Path("data/pool").iterdir())) == 4 and "made the default pool: 4 unlabelled scenes in data/pool" in result.output
+    assert len(list(Path("data/pool").iterdir())) == 4
+    assert "made the default pool: 4 unlabelled scenes in data/pool" in result.output
     assert "device: cpu, fp32" in result.output and "step 1/1" in result.output
     refused(asgkit("train", "--run", "r", *TINY), "already holds a run", "--resume")
     refused(asgkit("train", "--run", "r", "--resume"), "has done its 1 steps", "asgkit eval r", "schedule.steps=2")
@@ -271,7 +273,8 @@ def test_durations(seconds: float, text: str) -> None:
 # -- reproduce ------------------------------------------------------------------------------------------------------
 def notebook(path: Path, last: str) -> Path:
     """A parameterised notebook of two cells."""
-    cells = [nbformat.v4.new_code_cell('run_dir: str = "r"\nsteps: int = 1  # "quoted" [text]', metadata={"tags": ["parameters"]}),
+    cells = [nbformat.v4.new_code_cell('run_dir: str = "r"\nsteps: int = 1  # "quoted" [text]',
+                                       metadata={"tags": ["parameters"]}),
              nbformat.v4.new_code_cell(last)]
     path.parent.mkdir(parents=True, exist_ok=True)
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
@@ -341,7 +344,7 @@ def test_the_small_profile_measures_bases_and_skips_what_is_finished(monkeypatch
         called.append(experiment.name)
         return measured / "runs" / experiment.name
 
-    monkeypatch.setattr(experiments, "joint_grid", lambda: grid)
+    monkeypatch.setattr(experiments, "committed_grid", lambda: grid)
     monkeypatch.setattr(experiments, "finished", lambda one, measured: one is grid[0])
     monkeypatch.setattr(experiments, "measure_base", lambda base, folder: called.append(f"{base} to {folder}"))
     monkeypatch.setattr(experiments, "run_experiment", run)

@@ -128,7 +128,8 @@ def test_an_unknown_preset_names_the_others():
 @pytest.mark.parametrize("key, bad", [
     ("solver.framings", 0), ("solver.top_p", 1.5), ("lora.dropout", 1.0), ("control", "noise"), ("seed", "three"),
     ("solver.update", "ppo"), ("schedule.images", -1), ("kl.coefficient", 0.0), ("replay.mix", 2),
-    ("proposer.target_momentum", 1.1), ("precision", "fp16"),
+    ("proposer.target_momentum", 1.0), ("proposer.target_entropy", 1.6), ("solver.ste_window", 7),
+    ("precision", "fp16"),
 ])
 def test_values_out_of_range_are_refused_by_name(key, bad):
     with pytest.raises(ConfigError, match=key.replace(".", r"\.")):
