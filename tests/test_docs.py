@@ -1,0 +1,71 @@
+"""docs/method.md and the README: every link leads somewhere, and every field, key and function they name exists."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+
+import asgkit
+from asgkit.config import keys
+from asgkit.schema import FIELDS
+
+ROOT = Path(__file__).resolve().parents[1]
+METHOD = ROOT / "docs" / "method.md"
+LATER = {"results/measured/README.md", "results/measured/tried.md"}  # written with the results
+PAGES = [ROOT / "README.md", METHOD]
+
+
+def links(page: Path) -> list[str]:
+    return [target for target in re.findall(r"\]\(([^)]+)\)", page.read_text()) if "://" not in target]
+
+
+def code(page: Path) -> list[str]:
+    return re.findall(r"`([^`\n]+)`", page.read_text())
+
+
+def names_of_the_package() -> set[str]:
+    """Public functions and classes of every module, and the public attributes of the classes."""
+    found: set[str] = set()
+    for module in pkgutil.walk_packages(asgkit.__path__, "asgkit."):
+        for name, thing in vars(importlib.import_module(module.name)).items():
+            if callable(thing) and getattr(thing, "__module__", "").startswith("asgkit"):
+                found |= {name, *(f"{name}.{part}" for part in dir(thing) if isinstance(thing, type))}
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    assert len(links(page)) >= 10
+    for target in links(page):
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists() or str(file.relative_to(ROOT)) in LATER, target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", file.read_text(), flags=re.MULTILINE)
+            assert anchor in {re.sub(r"[^a-z0-9 -]", "", h.lower()).replace(" ", "-") for h in headings}, target
+
+
+def test_the_method_names_log_fields_that_exist() -> None:
+    fields = [text for text in code(METHOD) if re.fullmatch(r"[a-z]+/[a-z_]+", text)]
+    assert len(fields) >= 30 and not set(fields) - FIELDS.keys()
+
+
+def test_the_method_names_settings_that_exist() -> None:
+    settings = {key for text in code(METHOD) for key in re.findall(r"\b([a-z]+\.[a-z_]+)(?==|$)", text)}
+    settings = {key for key in settings if not key.endswith((".py", ".md", ".w_"))}
+    assert len(settings) >= 8 and not settings - set(keys())
+
+
+def test_the_method_names_functions_that_exist() -> None:
+    names = {re.sub(r"\(.*", "", text) for text in code(METHOD)}
+    symbols = {name for name in names if re.fullmatch(r"[a-z]+(_[a-z]+)+|[A-Z][a-zA-Z]+(\.[a-z_]+)?", name)}
+    symbols -= FIELDS.keys() | {"random_vote"}  # a value of control
+    assert len(symbols) >= 20 and not symbols - names_of_the_package()
+
+
+def test_the_method_stays_short_enough_to_look_things_up() -> None:
+    assert len(METHOD.read_text().splitlines()) <= 150
