@@ -15,6 +15,7 @@ from asgkit.evals.run import evaluate_run, open_run
 from asgkit.evals.shapes import best_decoding, evaluate_drawings
 from asgkit.files import pack, write_json
 from asgkit.launch import open_backbone, train
+from asgkit.pool import SUFFIXES
 from asgkit.report.examples import write_examples
 from asgkit.report.measured import Measurement
 from asgkit.runs import RunDirectory
@@ -140,6 +141,19 @@ def _show(path: Path, base: Path) -> None:
     write_examples(backbone, Measurement(base.name, base), Measurement(run.path.name, run.path))
 
 
+def collect_photos(folder: Path) -> int:
+    """Copy the sample photographs that scikit-image and scikit-learn ship into a folder; returns how many."""
+    import skimage.data
+    import sklearn.datasets
+
+    folder.mkdir(parents=True, exist_ok=True)
+    sources = [Path(skimage.data.__file__).parent, Path(sklearn.datasets.__file__).parent / "images"]
+    found = [p for source in sources for p in sorted(source.iterdir()) if p.suffix.lower() in SUFFIXES]
+    for path in found:
+        shutil.copyfile(path, folder / path.name)
+    return len(found)
+
+
 def photo_experiment() -> Experiment:
-    """The method on ordinary photographs (`data/photos`), judged on the shapes benchmarks: what does it do there?"""
+    """The method on ordinary photographs (`collect_photos(Path("data/photos"))`), judged on the shapes benchmarks."""
     return _one("clean", "photos", 0, ["pool.path=data/photos"])

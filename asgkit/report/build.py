@@ -35,8 +35,8 @@ def build_report(results_dir: str | Path = Path("results"), figures_dir: str | P
     """
     results, drawn = Path(results_dir), Path(figures_dir)
     measured = load_measured(results)
-    written = _tables(measured, results, Path(tables_dir) if tables_dir else results / "measured")
     table = joint_table(measured, resamples=RESAMPLES)
+    written = _tables(measured, table, results, Path(tables_dir) if tables_dir else results / "measured")
     for base in sorted({*EXPECTED, *measured.bases, *(run.base for run in measured.runs)}):
         for name, make in _FIGURES.items():
             try:
@@ -49,10 +49,10 @@ def build_report(results_dir: str | Path = Path("results"), figures_dir: str | P
     return written
 
 
-def _tables(measured: Measured, results: Path, folder: Path) -> list[Path]:
+def _tables(measured: Measured, table: pd.DataFrame, results: Path, folder: Path) -> list[Path]:
     written: list[Path] = []
     everything = [*measured.bases.values(), *measured.runs]
-    table, contrasts = joint_table(measured, resamples=RESAMPLES), contrast_table(measured, resamples=RESAMPLES)
+    contrasts = contrast_table(measured, resamples=RESAMPLES)
     note = (f" Not finished, so left out: {', '.join(measured.unfinished)}." if measured.unfinished else "")
     if len(table):
         caption = ("Evolved score (gain over the base with 95% paired bootstrap interval over items and seeds), "

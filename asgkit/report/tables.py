@@ -17,8 +17,9 @@ from asgkit.shapes.benchmark import TAGS
 from asgkit.shapes.text import FAMILIES
 
 METRICS = ("answers/single", "answers/canonical", "answers/majority", "answers/sampled", "answers/agreement",
-           *(f"answers/single/{family}" for family in FAMILIES), "drawings/overall", "drawings_best/overall",
-           *(f"drawings/tag/{tag}" for tag in TAGS))
+           *(f"answers/{vote}/{family}" for vote in ("single", "majority") for family in FAMILIES),
+           *(f"{decoding}/{part}" for decoding in ("drawings", "drawings_best")
+             for part in ("overall", *(f"tag/{tag}" for tag in TAGS))))
 CONTRASTS = ("answers/single", "answers/canonical", "answers/majority", "drawings/overall", "drawings_best/overall")
 
 
