@@ -181,7 +181,7 @@ def _tied_vote(answers: Any) -> bool:
 
 
 EXERCISES: dict[str, Exercise] = {
-    "00.1": Exercise(_word("solver"), "Which box has arrows of both colours in the map?"),
+    "00.1": Exercise(_word("solver"), "In the map, from which box do the arrows R_p and R_g start?"),
     "00.2": Exercise(_word("g"), "Steps 1 2 3 are U, 4 5 are G, and then it starts again."),
     "00.3": Exercise(_near(24), "K questions under N framings each, and one greedy answer per question for STE."),
     "01.1": Exercise(_near(768), "A is (rank, in) and B is (out, rank): rank x (in + out) numbers."),
