@@ -266,7 +266,7 @@ def parse_override(text: str) -> tuple[str, Any]:
     if not sign or not key.strip():
         raise ConfigError(f"override {text!r} is not of the form key=value, for example seed=3")
     try:
-        parsed = yaml.safe_load(value)
+        parsed = yaml.safe_load(value) if value.strip() else ""  # `control=` means the empty text, not null
     except yaml.YAMLError as error:
         raise ConfigError(f"override {text!r}: its value opens a bracket or quote and does not close it, or is "
                           f"otherwise not YAML; plain text goes in quotes, {key}='\"a [b]\"'") from error

@@ -68,7 +68,7 @@ def test_an_override_does_not_leak_into_the_preset():
     ("seed=3", ("seed", 3)), ("solver.learning_rate=1e-4", ("solver.learning_rate", 1e-4)),
     ("solver.train=true", ("solver.train", True)), ("generator.guidance=null", ("generator.guidance", None)),
     ("base=clean", ("base", "clean")), ("pool.path=a=b", ("pool.path", "a=b")), (" seed = 3", ("seed", 3)),
-    ("control=", ("control", None)),
+    ("control=", ("control", "")),
 ])
 def test_values_are_read_as_yaml(text, expected):
     assert parse_override(text) == expected
