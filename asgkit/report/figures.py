@@ -72,12 +72,13 @@ def forest(table: pd.DataFrame, points: pd.DataFrame) -> Drawn:
     table: rows of one base (arm, metric, delta, low, high, seeds, n); points: rows (arm, seed, metric, delta).
     """
     metrics, arms = list(dict.fromkeys(table["metric"])), arm_order(table["arm"])
-    fig = Figure(figsize=(TEXT_WIDTH, 0.8 + 0.28 * len(metrics)), layout="constrained")
+    fig = Figure(figsize=(TEXT_WIDTH, 1.0 + 0.11 * len(metrics) * max(2, len(arms))), layout="constrained")
     ax = fig.subplots()
+    step = 0.75 / max(2, len(arms))  # all arms of a metric stay within its row
     place = {m: i for i, m in enumerate(metrics)}
     for j, arm in enumerate(arms):
         colour, marker = arm_style(arm)
-        shift = 0.22 * (j - (len(arms) - 1) / 2)
+        shift = step * (j - (len(arms) - 1) / 2)
         own, dots = table[table["arm"] == arm], points[points["arm"] == arm]
         y = own["metric"].map(place) + shift
         ax.errorbar(own["delta"], y, xerr=[own["delta"] - own["low"], own["high"] - own["delta"]], fmt=marker, ms=3,
@@ -87,7 +88,7 @@ def forest(table: pd.DataFrame, points: pd.DataFrame) -> Drawn:
     ax.set_yticks(range(len(metrics)), [f"{m} (n={table.loc[table['metric'] == m, 'n'].iloc[0]})" for m in metrics])
     ax.invert_yaxis()
     ax.set_xlabel("evolved - base (points), 95% interval")
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=max(1, len(arms)))
+    _legend_above(fig, columns=3)
     both = pd.concat([table.assign(kind="mean"), points.assign(kind="seed")], ignore_index=True)
     return fig, both[["kind", "arm", "seed", "metric", "delta", "low", "high", "seeds", "n"]]
 

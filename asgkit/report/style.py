@@ -26,7 +26,8 @@ STYLE: dict[str, Any] = {
 # A marker beside each colour: the figures stay readable in grey.
 ARMS: dict[str, tuple[str, str]] = {
     "joint": (OKABE_ITO["blue"], "o"), "random": (OKABE_ITO["orange"], "s"), "oracle": (OKABE_ITO["green"], "^"),
-    "permuted": (OKABE_ITO["purple"], "D"), "constant": (OKABE_ITO["sky"], "v"),
+    "no-vote": (OKABE_ITO["purple"], "X"), "photos": (OKABE_ITO["black"], "*"),
+    "permuted": (OKABE_ITO["yellow"], "D"), "constant": (OKABE_ITO["sky"], "v"),
 }
 OTHER = (OKABE_ITO["vermillion"], "P")
 P = ParamSpec("P")
