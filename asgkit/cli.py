@@ -139,8 +139,13 @@ def pool(
     """
     from asgkit.pool import ImagePool
 
-    logging.getLogger("asgkit.pool").setLevel(logging.ERROR)  # the skips are shown in a table here
-    found = ImagePool(folder, size=size, cache=0).report
+    log = logging.getLogger("asgkit.pool")
+    level = log.level
+    log.setLevel(logging.ERROR)  # the skips are shown in a table here
+    try:
+        found = ImagePool(folder, size=size, cache=0).report
+    finally:
+        log.setLevel(level)
     out.print(f"{found.usable} of {found.found} image files can be used, {len(found.skipped)} skipped",
               highlight=False)
     if found.skipped:

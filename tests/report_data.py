@@ -38,6 +38,7 @@ def scores_of(items: dict[str, np.ndarray]) -> dict[str, float]:
               "answers/majority": items["majority"].mean(), "answers/sampled": items["sampled"].mean(),
               "answers/agreement": items["fraction"].mean()}
     scores |= {f"answers/single/{f}": single[items["family"] == f].mean() for f in FAMILIES}
+    scores |= {f"answers/majority/{f}": items["majority"][items["family"] == f].mean() for f in FAMILIES}
     for side in ("drawings", "drawings_best"):
         tags = {t: items[side][items["tag"] == t].mean() for t in TAGS}
         scores |= {f"{side}/overall": np.mean(list(tags.values()))} | {f"{side}/tag/{t}": v for t, v in tags.items()}
