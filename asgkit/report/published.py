@@ -103,7 +103,8 @@ _FILES = (
     _File("table5_loop_coupling.csv", {"5": "Loop coupling"}, ASG, ("configuration",), (), ALL_METRICS),
     _File("table6_parameter_strategy.csv", {"6": "Parameter strategy"}, ASG, ("strategy",), (),
           {"params_percent": "percent of parameters"} | ALL_METRICS),
-    _File("tableS1_hyperparameters.csv", {"S1": "Hyper-parameters"}, ASG, ("category", "hyperparameter"), ("value",), {}),
+    _File("tableS1_hyperparameters.csv", {"S1": "Hyper-parameters"}, ASG, ("category", "hyperparameter"),
+          ("value",), {}),
     _File("tableS2_S3_S4_sweeps.csv", {"S2": "Sweeps of the understanding side", "S3": "Sweeps of the optimiser",
                                        "S4": "Sweeps of the generation side"}, ASG, ("factor", "setting"),
           ("adopted", "setting_label_inferred"), ALL_METRICS),
@@ -204,6 +205,6 @@ def _check(file: _File, line: int, record: dict[str, str], id: str, row: str, ta
 
 def _cells(file: _File, id: str, row: str, record: dict[str, str]) -> dict[str, Cell]:
     units = {name: "text" for name in (*file.key, *file.texts)} | file.numbers
-    table = "summary" if id == "UniCorn" else f"Table {id}".replace("Table GvU-", "table of ")
+    table = f"Table {id}" if file.source == ASG else f"{file.tables[id]} table"
     return {name: Cell(id, row, name, record[name], unit, f"{file.source}, {table}, row {row}, column {name}")
             for name, unit in units.items()}
