@@ -35,6 +35,7 @@ class ScheduleConfig(_Strict):
     understanding: int = Field(3, ge=0)
     generation: int = Field(2, ge=0)
     images: int = Positive
+    order: Literal["interleaved", "two_stage"] = "interleaved"  # two_stage: all U steps first, then all G steps
 
     @model_validator(mode="after")
     def _not_empty(self) -> ScheduleConfig:
@@ -59,6 +60,7 @@ class ProposerConfig(_Strict):
     adaptive_target: bool = True
     sigma: float = Field(0.25, gt=0)
     clip: float = Field(0.2, gt=0)
+    group: Literal["equal", "released"] = "equal"  # released: only the first candidate gets STE and all N votes
 
 
 class SolverConfig(_Strict):
@@ -66,6 +68,7 @@ class SolverConfig(_Strict):
 
     train: bool = True
     framings: int = Field(7, gt=0)
+    votes: Literal["framings", "temperature"] = "framings"  # temperature: N samples of one framing (table 4)
     temperature: float = Field(1.0, ge=0)
     top_p: float = Field(1.0, gt=0, le=1)
     max_new_tokens: int = Field(96, gt=0)
@@ -100,6 +103,18 @@ class GeneratorConfig(_Strict):
     min_quality: float = 0.35
     min_questions: int = Field(2, ge=1)
     clip: float = Field(0.2, gt=0)
+    # How candidates weigh in a regression (flow, diffusion); tokens always follow the group-relative advantage.
+    regression: Literal["rwr", "awm", "nft"] = "rwr"
+    center: bool = False  # rwr: subtract 1, so that the weights of a group sum to 0
+    reward_temperature: float = Field(0.1, gt=0)  # rwr: softmax(r / temperature)
+    nft_beta: float = Field(0.2, gt=0, le=1)
+    noise_draws: int = Field(1, gt=0)  # (t, noise) pairs per drawing
+    target: Literal["candidates", "source_image"] = "candidates"
+    adapter: Literal["generator", "solver"] = "generator"  # which role draws and learns to draw
+    prompt: Literal["solver", "proposer"] = "solver"  # which role writes the prompt t from the real image
+    references: Literal["solver", "proposer"] = "solver"  # which role answers the questions on the real image
+    cycle: Literal["image", "text"] = "image"  # text: the second half of S_cyc never sees the candidate
+    scorer: str = "live"  # live: the Solver as it is; frozen: the base; or a checkpoint that judges in its place
 
 
 class KLConfig(_Strict):
@@ -159,7 +174,8 @@ class Config(_Strict):
     seed: int = 42
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    control: Literal["", "random", "random_vote", "permuted", "constant", "oracle"] = ""  # "" is the method itself
+    # "" is the method itself
+    control: Literal["", "random", "random_vote", "permuted", "constant", "format", "oracle", "best_of"] = ""
     max_bad_steps: int = Field(5, gt=0)
     pool: PoolConfig = PoolConfig()
     schedule: ScheduleConfig
@@ -199,6 +215,8 @@ TINY: dict[str, Any] = {
     },
     "generator": {
         "candidates": 8,  # L = 3 leaves most groups without contrast
+        "regression": "awm",  # the paper's rule (rwr, not centred) loses points here; compared in results/measured
+        "noise_draws": 2,
         "votes": 3,  # votes on drawings nearly always agree; three keep the fraction informative
         "learning_rate": 5e-4,  # 2e-3 and more turn gradient noise into damage
     },

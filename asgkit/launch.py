@@ -30,6 +30,14 @@ def open_backbone(config: Config, device: Device | None = None) -> Backbone:
                          precision=device.precision)
 
 
+def open_scorer(config: Config, device: Device) -> Backbone | None:
+    """The checkpoint that judges drawings in the Solver's place; None when the Solver or its base does."""
+    path = config.generator.scorer
+    if path in ("live", "frozen"):
+        return None
+    return load_backbone(config.backbone, base=path, device=device.name, precision=device.precision)
+
+
 def train(config: Config, path: str | Path, *, resume: bool = False, judge: Judge | None = None,
           progress: Callable[[int, list[dict[str, Any]]], None] | None = None) -> RunDirectory:
     """Train one run in `path` to `schedule.steps`; with `resume` continue from its newest valid checkpoint.
@@ -46,8 +54,9 @@ def train(config: Config, path: str | Path, *, resume: bool = False, judge: Judg
     pool = ImagePool(config.pool.path, size=backbone.spec.image_side, limit=config.pool.limit, seed=config.seed)
     run = RunDirectory.create(path, config.model_dump(), resume=resume, keep=config.checkpoint.keep,
                               device=device.reason)
+    scorer = open_scorer(config, device)
     with StopSignal() as stop:
-        trainer = Trainer(config, backbone, pool, run, judge=judge, stop=stop)
+        trainer = Trainer(config, backbone, pool, run, judge=judge, scorer=scorer, stop=stop)
         if resume and trainer.resume():
             log.info("resumed %s at step %d", path, trainer.step)
         total = config.schedule.steps

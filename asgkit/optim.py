@@ -45,7 +45,7 @@ class RoleOptimiser:
         self.kl = AdaptiveKL(kl.coefficient, kl.target, kl.rate, kl.low, kl.high)
         self.steps = 0
 
-    def backward(self, policy_loss: Tensor, kl: Tensor, *, entropy: float, clip_fraction: float | None = None
+    def backward(self, policy_loss: Tensor, kl: Tensor, *, entropy: float | None, clip_fraction: float | None = None
                  ) -> UpdateStats:
         """Gradient of policy_loss + coefficient * kl, clipped; raises NonFiniteValue before anything moved."""
         coefficient = self.kl.coefficient

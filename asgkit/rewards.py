@@ -16,8 +16,11 @@ from asgkit.faults import BadStepGuard
 from asgkit.recipes.controls import control_rewards, control_vote
 from asgkit.records import UnderstandingRow
 from asgkit.solve import Vote, pseudo_label_mask, solver_rewards, words_before_answer
+from asgkit.solve import vote as vote_again
 from asgkit.ste import RollingPercentile
 from asgkit.updates import EMABaseline, group_advantages
+
+EXTRA_VOTES = 3  # of the released code's second and third candidate, which also have no STE (spec: understanding B7)
 
 
 def reward_questions(table: Sequence[UnderstandingRow], config: Config, window: RollingPercentile,
@@ -34,6 +37,8 @@ def reward_questions(table: Sequence[UnderstandingRow], config: Config, window: 
         BadStepGuard.check_finite("solver/token_entropy", value)
     for (row, k, vote), d in zip(cells, window.update_many(raw), strict=True):
         row.difficulty[k] = d
+        if p.group == "released" and k > 0:
+            row.difficulty[k], vote = 0.0, vote_again(vote.answers[:EXTRA_VOTES])
         row.frontier[k] = self_consistency_reward(vote.entropy, vote.margin, mu=target.mu, sigma=p.sigma)
     for row in table:
         row.rewards = [proposer_reward(row.difficulty[k] if s.ste and q.valid else 0.0, row.frontier[k] or 0.0,
@@ -42,7 +47,10 @@ def reward_questions(table: Sequence[UnderstandingRow], config: Config, window: 
     if cells:
         target.update(float(np.mean([vote.entropy for _, _, vote in cells])))
     control = "" if config.control == "oracle" else config.control  # truth says nothing of a question
-    rewards = control_rewards(control, torch.tensor([row.rewards for row in table]), None, rng)
+    if control == "format":
+        rewards = torch.tensor([[float(q.valid) for q in row.questions] for row in table])
+    else:
+        rewards = control_rewards(control, torch.tensor([row.rewards for row in table]), None, rng)
     BadStepGuard.check_finite("proposer/rewards", rewards)
     advantages, active = group_advantages(rewards)
     for row, a, alive in zip(table, advantages.tolist(), active.tolist(), strict=True):

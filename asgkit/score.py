@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from asgkit.backbones.base import Backbone, Prefix
+from asgkit.backbones.base import Backbone, Prefix, Role
 from asgkit.config import GeneratorConfig, SolverConfig
 from asgkit.draw import (
     contradiction,
@@ -57,16 +57,17 @@ class Scores:
 
 def make_cards(backbone: Backbone, images: Sequence[Image.Image], captions: Sequence[str], requests: Sequence[str],
                asked: Sequence[Question], settings: GeneratorConfig, solver: SolverConfig, *,
-               prefix: Prefix | None = None) -> list[Card]:
+               role: Role | None = "solver", prefix: Prefix | None = None) -> list[Card]:
     """Prompt cards of B images: the Solver's answers on the real image are the references, never the Proposer's.
 
     asked: B * M questions, image by image; duplicates and invalid ones do not enter the card. A card passes with
-    `quality >= min_quality`, at least `min_questions` questions and a caption that is not empty. `prefix`: the
-    Solver's prefix of the images, where the caller has one. Source: paper (generation step 2).
+    `quality >= min_quality`, at least `min_questions` questions and a caption that is not empty. `role`: who answers
+    (None: the frozen base); `prefix`: that role's prefix of the images, where the caller has one.
+    Source: paper (generation step 2).
     """
     per_image = [list(asked[i : i + settings.questions]) for i in range(0, len(asked), settings.questions)]
     kept = [[q.text for q in group if q.valid and not q.duplicate] for group in per_image]
-    prefix = prefix or backbone.prefix(images, role="solver")
+    prefix = prefix or backbone.prefix(images, role=role)
     votes = _vote_all(backbone, prefix, kept, settings, solver)
     cards = []
     for i, (group, questions, references) in enumerate(zip(per_image, kept, votes, strict=True)):
@@ -94,20 +95,20 @@ def _vote_all(backbone: Backbone, prefix: Prefix, questions: Sequence[Sequence[s
 
 
 def score_candidates(backbone: Backbone, cards: Sequence[Card], drawings: Sequence[Sequence[Image.Image]],
-                     settings: GeneratorConfig, solver: SolverConfig) -> Scores:
+                     settings: GeneratorConfig, solver: SolverConfig, *, role: Role | None = "solver") -> Scores:
     """Score L candidates of each card: S_fid, S_cyc, S_div, S_ctr and R_g, every stage one batch over all B x L.
 
-    The votes and captions come from the live Solver; the similarities of the cycle from the frozen base.
-    Raises NonFiniteValue for NaN similarities. Source: paper (generation step 4).
+    The votes and captions come from the live Solver (role None: the frozen base), the similarities of the cycle from
+    the frozen base. Raises NonFiniteValue for NaN similarities. Source: paper (generation step 4).
     """
     flat = [image for group in drawings for image in group]
     width = len(drawings[0])
     owner = [card for card in cards for _ in range(width)]
-    prefix = backbone.prefix(flat, role="solver")
+    prefix = backbone.prefix(flat, role=role)
     votes = _vote_all(backbone, prefix, [card.questions for card in owner], settings, solver)
     captions = caption(backbone, prefix, [card.request for card in owner],
                        max_new_tokens=backbone.spec.max_new_tokens)
-    text, image_text = similarities(backbone, flat, owner, captions)
+    text, image_text = similarities(backbone, flat if settings.cycle == "image" else None, owner, captions)
     BadStepGuard.check_finite("generator/similarities", torch.stack([text, image_text]))
     fidelity = torch.tensor([_fidelity(card, v) for card, v in zip(owner, votes, strict=True)])
     conflict = torch.tensor([_conflict(card, v) for card, v in zip(owner, votes, strict=True)])
@@ -139,13 +140,14 @@ def _conflict(card: Card, votes: Sequence[Vote]) -> float:
     return contradiction([v.majority for v in votes], [r.majority for r in card.references])
 
 
-def similarities(backbone: Backbone, images: Sequence[Image.Image], cards: Sequence[Card], captions: Sequence[str]
-                 ) -> tuple[Tensor, Tensor]:
+def similarities(backbone: Backbone, images: Sequence[Image.Image] | None, cards: Sequence[Card],
+                 captions: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Frozen, model-native similarities of B candidates: sim(f(t), f(t^)) and sim_vl(I', t), both (B,) in [0, 1].
 
     f is the mean last hidden state of the frozen base over a caption's tokens, sim its cosine (below 0 counts
     as 0). sim_vl = exp(mean_t ln p(t | I')) is the frozen base's per-token probability of the prompt given the
-    candidate, so it depends on both image and text. An empty caption t^ has similarity 0.
+    candidate, so it depends on both image and text; without images it is p(t), the same for every candidate, as in
+    one released backbone (spec: generation, D3). An empty caption t^ has similarity 0.
     """
     prompts, requests = [card.prompt for card in cards], [card.request for card in cards]
     wanted = backbone.text_stats(None, requests, prompts, role=None)

@@ -12,10 +12,17 @@ import torch
 from torch import Tensor
 
 from asgkit.ask import TargetEntropy
-from asgkit.backbones.base import ROLES, Answers, Backbone, Drawings
+from asgkit.backbones.base import ROLES, Answers, Backbone, Drawings, Role
 from asgkit.checkpoint import resume_trainer, save_trainer
 from asgkit.config import Config
 from asgkit.faults import BadStepGuard, NonFiniteValue, StopSignal
+from asgkit.objectives import (
+    choose_examples,
+    logged_advantages,
+    native_objective,
+    source_examples,
+    weigh_candidates,
+)
 from asgkit.optim import RoleOptimiser, UpdateStats
 from asgkit.pool import ImagePool, PoolImage
 from asgkit.recipes.controls import Judge, control_rewards, own_answers
@@ -36,7 +43,6 @@ from asgkit.score import Card, Scores, make_cards, score_candidates
 from asgkit.ste import RollingPercentile
 from asgkit.updates import (
     EMABaseline,
-    group_advantages,
     grpo_loss,
     masked_mean,
     reinforce_loss,
@@ -44,7 +50,7 @@ from asgkit.updates import (
     token_kl,
 )
 
-ASK, SOLVE, CAPTION, DIAGNOSE, DRAW, CONTROL, STYLE, REPLAY = range(8)  # streams of derived seeds
+ASK, SOLVE, CAPTION, DIAGNOSE, DRAW, CONTROL, STYLE, REPLAY, NOISE = range(9)  # streams of derived seeds
 
 
 class Trainer:
@@ -55,11 +61,14 @@ class Trainer:
     """
 
     def __init__(self, config: Config, backbone: Backbone, pool: ImagePool, run: RunDirectory, *,
-                 judge: Judge | None = None, stop: StopSignal | None = None) -> None:
+                 judge: Judge | None = None, scorer: Backbone | None = None, stop: StopSignal | None = None) -> None:
         self.config, self.backbone, self.pool, self.run, self.judge = config, backbone, pool, run, judge
         self.stop = stop or StopSignal()
+        self.scorer = _scorer(config, backbone, scorer)
         rates = {role: getattr(config, role).learning_rate for role in ROLES}
         self.optimisers = {role: RoleOptimiser(backbone, role, rates[role], config) for role in ROLES}
+        if config.generator.adapter != "generator":  # as released: the drawing loss moves the Solver's adapter
+            self.optimisers["generator"] = RoleOptimiser(backbone, config.generator.adapter, rates["generator"], config)
         self.window = RollingPercentile(config.solver.ste_window)
         self.baseline = EMABaseline(config.solver.baseline_momentum)
         p = config.proposer
@@ -72,9 +81,12 @@ class Trainer:
 
     # -- one step ------------------------------------------------------------------------------------------------
     def phase(self, step: int) -> str:
-        """U or G: `understanding` U steps, then `generation` G steps, counted from step 1."""
+        """U or G: `understanding` U steps, then `generation` G steps, counted from step 1 (two_stage: once)."""
         s = self.config.schedule
-        return "U" if (step - 1) % (s.understanding + s.generation) < s.understanding else "G"
+        cycle = s.understanding + s.generation
+        if s.order == "two_stage":
+            return "U" if step * cycle <= s.steps * s.understanding else "G"
+        return "U" if (step - 1) % cycle < s.understanding else "G"
 
     def train_step(self) -> list[dict[str, Any]]:
         """Take step `self.step + 1`; returns its log records. A non-finite value skips the step's updates."""
@@ -124,7 +136,7 @@ class Trainer:
         with self._stage("caption"):
             rng = self._rng(STYLE)
             requests = [prompts.captions[i] for i in rng.integers(len(prompts.captions), size=len(images))]
-            seen = self.backbone.prefix(pictures, role="solver")  # for the caption and for the references
+            seen = self.backbone.prefix(pictures, role=c.generator.prompt)
             captions = caption(self.backbone, seen, requests,
                                temperature=c.generator.caption_temperature,
                                max_new_tokens=self.backbone.spec.max_new_tokens, seed=self._seed(CAPTION))
@@ -134,21 +146,25 @@ class Trainer:
             _, _, asked, questions = propose(
                 self.backbone, prefix, asks, c.generator.questions, temperature=c.proposer.temperature,
                 top_p=c.proposer.top_p, max_new_tokens=c.proposer.max_new_tokens, seed=self._seed(DIAGNOSE))
-            cards = make_cards(self.backbone, pictures, captions, requests, questions, c.generator, c.solver,
-                               prefix=seen)
+            scorer, role = self.scorer
+            answering = role if c.generator.references == "solver" else "proposer"
+            known = {"proposer": prefix, c.generator.prompt: seen} if scorer is self.backbone else {}
+            cards = make_cards(scorer, pictures, captions, requests, questions, c.generator, c.solver, role=answering,
+                               prefix=known.get(answering))
         with self._stage("draw"):
             drawn, seeds = self._draw_candidates(cards)
         with self._stage("score"):
             width = c.generator.candidates
             groups = [drawn.images[i : i + width] for i in range(0, len(drawn.images), width)]
-            scores = score_candidates(self.backbone, cards, groups, c.generator, c.solver)
+            scores = score_candidates(scorer, cards, groups, c.generator, c.solver, role=role)
             judged = self.judge.drawings([card.prompt for card in cards], groups) if self.judge else []
         with self._stage("update"):
-            advantages, active = self._generator_advantages(cards, scores, judged)
-            stats = {"generator": self._generator_gradient(cards, drawn, advantages, active)}
+            rewards, passed = self._generator_rewards(cards, scores, judged)
+            stats = {"generator": self._generator_gradient(pictures, cards, drawn, rewards, passed)}
             self._apply(stats)
         self.tokens += int(asked.mask.sum())
         pushed = self._push(cards, scores, groups)
+        advantages, active = logged_advantages(rewards, passed)
         shared = update_fields(stats)
         return [generation_record(self.step, item, cards[i], scores, i, advantages=advantages[i].tolist(),
                                   active=bool(active[i]), seeds=seeds[i * width : (i + 1) * width],
@@ -165,7 +181,8 @@ class Trainer:
         texts, rows = [table[i].questions[k].text for i, k in where], [i for i, _ in where]
         prefix = self.backbone.prefix(pictures, role="solver")
         solved = answer_questions(self.backbone, prefix, texts, rows, framings=s.framings, temperature=s.temperature,
-                                  top_p=s.top_p, max_new_tokens=s.max_new_tokens, seed=self._seed(SOLVE))
+                                  top_p=s.top_p, max_new_tokens=s.max_new_tokens, seed=self._seed(SOLVE),
+                                  perturb=s.votes == "framings")
         self.stop.check()
         top, mean, greedy = greedy_difficulty(self.backbone, prefix, texts, rows, tokens=s.ste_tokens,
                                               max_new_tokens=s.max_new_tokens)
@@ -249,34 +266,31 @@ class Trainer:
     def _draw_prompt(self, card: Card) -> str:
         return self.backbone.spec.prompts.draw.format(caption=card.prompt)
 
-    def _generator_advantages(self, cards: list[Card], scores: Scores, judged: list[list[float]]
-                              ) -> tuple[Tensor, Tensor]:
-        """Group-relative advantages (B, L) of R_g; a card below the quality gate has no say."""
+    def _generator_rewards(self, cards: list[Card], scores: Scores, judged: list[list[float]]
+                           ) -> tuple[Tensor, Tensor]:
+        """What the Generator is trained on: R_g (B, L), or a control in its place, and which cards (B,) may speak."""
         self.guard.check_finite("generator/rewards", scores.reward)
-        rng = self._rng(CONTROL)
         oracle = torch.tensor(judged) if judged else None
-        rewards = control_rewards(self.config.control, scores.reward, oracle, rng)
-        advantages, active = group_advantages(rewards)
-        active = active & torch.tensor([card.passed for card in cards])
-        return advantages * active[:, None], active
+        rewards = control_rewards(self.config.control, scores.reward, oracle, self._rng(CONTROL))
+        return rewards, torch.tensor([card.passed for card in cards])
 
-    def _generator_gradient(self, cards: list[Card], drawn: Drawings, advantages: Tensor, active: Tensor
-                            ) -> UpdateStats:
-        """GRPO on the tokens of the drawings that were scored, with the exact per-token KL to the frozen base."""
+    def _generator_gradient(self, pictures: list, cards: list[Card], drawn: Drawings, rewards: Tensor,
+                            passed: Tensor) -> UpdateStats:
+        """The native objective on the drawings that were scored, or (as released) on the real images."""
         optimiser, g = self.optimisers["generator"], self.config.generator
-        keep = active.repeat_interleave(g.candidates).nonzero()[:, 0]
-        if not g.train or len(keep) == 0:
+        prompts = [self._draw_prompt(card) for card in cards]
+        if g.target == "source_image":
+            examples = source_examples(prompts, self.backbone.encode_images(pictures), rewards, passed)
+        else:
+            weights = weigh_candidates(rewards, passed, drawn.logp is not None, g, self.config.control)
+            repeated = [prompt for prompt in prompts for _ in range(g.candidates)]
+            examples = choose_examples(repeated, drawn.codes, drawn.logp, weights)
+        if not g.train or not examples.prompts:
             return optimiser.skipped()
         self.stop.check()
-        prompts = [self._draw_prompt(cards[int(i) // g.candidates]) for i in keep]
-        codes, behaviour = drawn.codes[keep], drawn.logp[keep]
-        reference = self.backbone.generation_stats(prompts, codes, role=None, keep_logits=True)
-        policy = self.backbone.generation_stats(prompts, codes, role="generator", grad=True, keep_logits=True)
-        mask = torch.ones_like(policy.logp, dtype=torch.bool)
-        kl = token_kl(policy.logits, reference.logits, mask)
-        loss, stats = grpo_loss(policy.logp, behaviour, advantages.flatten()[keep].to(mask.device), mask, clip=g.clip)
-        return optimiser.backward(loss, kl, entropy=policy.entropy.detach().mean().item(),
-                                  clip_fraction=stats["clip_fraction"])
+        objective = native_objective(self.backbone, examples, g, g.adapter, self._rng(NOISE))
+        return optimiser.backward(objective.loss, objective.kl, entropy=objective.entropy,
+                                  clip_fraction=objective.clip_fraction)
 
     def _push(self, cards: list[Card], scores: Scores, groups: list[list]) -> list[bool]:
         """Stage 6: the best candidate of every card that passed the gate enters the replay buffer."""
@@ -338,3 +352,11 @@ class Trainer:
             self.run.write_status("running" if self.step < total else "finished", self.step, total, eta_s=eta)
             if progress:
                 progress(self.step, records)
+
+
+def _scorer(config: Config, backbone: Backbone, other: Backbone | None) -> tuple[Backbone, Role | None]:
+    """Who answers and captions for the Generator's reward: the live Solver, the frozen base, or another model."""
+    kind = config.generator.scorer
+    if (kind in ("live", "frozen")) != (other is None):
+        raise ValueError(f"generator.scorer={kind} and the scorer given do not go together: live and frozen need none")
+    return (backbone, "solver") if kind == "live" else (other or backbone, None)

@@ -5,7 +5,7 @@ were sampled with. Masks are True on completion tokens; a row whose mask is all 
 """
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -218,39 +218,70 @@ class AdaptiveKL:
         self.coefficient = float(state["coefficient"])
 
 
-def weighted_regression_loss(
-    error: Tensor,
-    rewards: Tensor,
-    *,
-    mode: Literal["rwr", "awm"],
-    center: bool = False,
-    temperature: float = 0.1,
-) -> Tensor:
-    """Flow or denoising loss in which better candidates weigh more: `mean_i w_i error_i`.
+def candidate_weights(rewards: Tensor, mode: str, *, center: bool = False, temperature: float = 0.1) -> Tensor:
+    """How much each of L candidates weighs in the Generator's loss `mean_i w_i loss_i`.
 
-    `rwr`: `w = L softmax(r / temperature)` within the group, minus 1 with `center=True`; a constant reward
-    gives the plain loss (centred: zero). `awm`: w = :func:`group_advantages`, already centred (`center`
-    changes nothing); a constant reward gives zero. Weights carry no gradient.
+    `advantage`: w = :func:`group_advantages` (GRPO on tokens, AWM on a regression loss); zero where all are alike.
+    `rwr`: `w = L softmax(r / temperature)` within the group, minus 1 with `center=True`; a constant reward gives the
+    plain loss (centred: zero). `best`: L for the best candidate, 0 for the others (supervised fine-tuning on the
+    best of L). Weights carry no gradient.
 
-    Shapes: error (B,) mean squared error per candidate, rewards (G, L), B = G * L in row order -> scalar.
-    Raises ValueError for other shapes, an unknown mode, NaN rewards or temperature <= 0.
-    Source: paper (reward-weighted denoising); spec: generation 3.1.
+    Shapes: rewards (G, L) -> (G, L) fp32. Raises ValueError for an unknown mode, NaN rewards or temperature <= 0.
+    Source: paper (reward-weighted denoising); spec: generation 3.1, related 0.4.
     """
-    if rewards.dim() != 2 or error.shape != (rewards.numel(),):
-        raise ValueError(
-            f"need rewards (G, L), error (G*L,), got {tuple(rewards.shape)}, {tuple(error.shape)}"
-        )
-    if mode not in ("rwr", "awm"):
-        raise ValueError(f"mode must be 'rwr' or 'awm', got {mode!r}")
     if not temperature > 0.0:
         raise ValueError(f"temperature must be positive, got {temperature}")
-    advantages, _ = group_advantages(rewards)  # also refuses NaN, for both modes
-    if mode == "awm":
-        weights = advantages
-    else:
-        shares = torch.softmax(rewards.detach().float() / temperature, dim=1)
-        weights = rewards.shape[1] * shares - float(center)
-    return (weights.flatten() * error.float()).mean()
+    advantages, _ = group_advantages(rewards)  # also refuses other shapes and NaN, for every mode
+    if mode == "advantage":
+        return advantages
+    count = rewards.shape[1]
+    if mode == "rwr":
+        return count * torch.softmax(rewards.detach().float() / temperature, dim=1) - float(center)
+    if mode == "best":
+        return count * torch.nn.functional.one_hot(rewards.argmax(1), count).float()
+    raise ValueError(f"mode must be 'advantage', 'rwr' or 'best', got {mode!r}")
+
+
+def weighted_regression_loss(error: Tensor, weights: Tensor) -> Tensor:
+    """Flow or denoising loss in which better candidates weigh more: `mean_i w_i error_i`.
+
+    Shapes: error (B,) mean squared error per candidate, weights (B,) -> scalar. Raises ValueError for other shapes.
+    Source: paper (reward-weighted denoising); spec: generation 3.1.
+    """
+    _same_shape(error, weights)
+    return (weights.detach() * error.float()).mean()
+
+
+def nft_loss(prediction: Tensor, reference: Tensor, target: Tensor, advantages: Tensor, *, beta: float = 0.2,
+             largest: float = 5.0) -> Tensor:
+    """Bounded contrast of winners and losers around the frozen base (negative-aware fine-tuning).
+
+    `r = clip(1/2 + A / (2 largest), 0, 1)`; `v+ = (1 - beta) v_ref + beta v`, `v- = (1 + beta) v_ref - beta v`;
+    `L = mean_i [r |v+ - target|^2 + (1 - r) |v- - target|^2] / beta`, mean over all other dimensions.
+    At v = v_ref its gradient is `(2 r - 1)` times that of the plain loss, so a loser (r < 1/2) is pushed away from,
+    by a loss that is bounded from below.
+
+    Shapes: prediction, reference, target (B, ...), advantages (B,) -> scalar; gradient to `prediction` only. Raises
+    ValueError for other shapes or beta outside (0, 1]. Source: spec: related 0.4, 2 (DiffusionNFT).
+    """
+    _same_shape(prediction, reference)
+    _same_shape(prediction, target)
+    if not 0.0 < beta <= 1.0:
+        raise ValueError(f"beta must lie in (0, 1], got {beta}")
+    r = (0.5 + advantages.detach().float() / (2.0 * largest)).clamp(0.0, 1.0)
+    base, goal, v = reference.detach().float(), target.detach().float(), prediction.float()
+    toward = ((1.0 - beta) * base + beta * v - goal).square().flatten(1).mean(1)
+    away = ((1.0 + beta) * base - beta * v - goal).square().flatten(1).mean(1)
+    return ((r * toward + (1.0 - r) * away) / beta).mean()
+
+
+def prediction_drift(prediction: Tensor, reference: Tensor) -> Tensor:
+    """Distance to the frozen base of a regression policy: `mean |v - v_ref|^2`, the KL up to the noise's variance.
+
+    Shapes: both alike -> scalar >= 0; gradient to `prediction` only. Source: paper (drift bound C3).
+    """
+    _same_shape(prediction, reference)
+    return (prediction.float() - reference.detach().float()).square().mean()
 
 
 def _same_shape(x: Tensor, other: Tensor) -> None:

@@ -11,10 +11,13 @@ from hypothesis import strategies as st
 from asgkit.updates import (
     AdaptiveKL,
     EMABaseline,
+    candidate_weights,
     group_advantages,
     grpo_loss,
     k3_kl,
     masked_mean,
+    nft_loss,
+    prediction_drift,
     reinforce_loss,
     sequence_logp,
     sft_loss,
@@ -273,13 +276,16 @@ def test_adaptive_kl_state():
             copy.load_state_dict(bad)
 
 
+def regression(error, rewards, mode, **settings):
+    return weighted_regression_loss(error, candidate_weights(rewards, mode, **settings).flatten())
+
+
 @pytest.mark.parametrize(
-    ("mode", "center", "factor"), [("rwr", False, 1.0), ("rwr", True, 0.0), ("awm", False, 0.0)]
+    ("mode", "center", "factor"), [("rwr", False, 1.0), ("rwr", True, 0.0), ("advantage", False, 0.0)]
 )
 def test_constant_reward_gives_the_plain_loss_or_nothing(mode, center, factor):
     error = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], requires_grad=True)
-    rewards = torch.full((2, 3), 0.7)
-    loss = weighted_regression_loss(error, rewards, mode=mode, center=center)
+    loss = regression(error, torch.full((2, 3), 0.7), mode, center=center)
     loss.backward()
     assert loss.item() == pytest.approx(factor * 3.5, abs=1e-5)
     assert torch.allclose(error.grad, torch.full((6,), factor / 6), atol=1e-6)
@@ -288,19 +294,65 @@ def test_constant_reward_gives_the_plain_loss_or_nothing(mode, center, factor):
 def test_weighted_regression_by_hand():
     error, rewards = torch.tensor([1.0, 10.0]), torch.tensor([[0.1 * math.log(3), 0.0]])
     # softmax at temperature .1: 3/4 and 1/4, times L = 2
-    assert weighted_regression_loss(error, rewards, mode="rwr").item() == pytest.approx((1.5 + 5.0) / 2)
-    centred = weighted_regression_loss(error, rewards, mode="rwr", center=True)
-    assert centred.item() == pytest.approx((0.5 - 5.0) / 2)
-    awm = weighted_regression_loss(error, torch.tensor([[1.0, 0.0]]), mode="awm")
-    assert awm.item() == pytest.approx((1.0 - 10.0) / 2, abs=1e-4)
+    assert regression(error, rewards, "rwr").item() == pytest.approx((1.5 + 5.0) / 2)
+    assert regression(error, rewards, "rwr", center=True).item() == pytest.approx((0.5 - 5.0) / 2)
+    assert regression(error, torch.tensor([[1.0, 0.0]]), "advantage").item() == pytest.approx(-4.5, abs=1e-4)
+    assert regression(error, torch.tensor([[0.2, 0.9]]), "best").item() == pytest.approx(10.0)
 
 
-def test_weighted_regression_refuses():
-    error, rewards = torch.ones(4), torch.ones(2, 2)
-    for arguments in ({"mode": "nft"}, {"mode": "rwr", "temperature": 0.0}):
+def test_centred_weights_of_a_group_sum_to_zero():
+    rewards = torch.rand(5, 8, generator=torch.Generator().manual_seed(0))
+    for mode, center in (("rwr", True), ("advantage", False)):
+        assert candidate_weights(rewards, mode, center=center).sum(1).abs().max() < 1e-4
+    assert torch.allclose(candidate_weights(rewards, "rwr").sum(1), torch.full((5,), 8.0), atol=1e-4)
+
+
+def test_candidate_weights_refuse():
+    rewards = torch.ones(2, 2)
+    for mode, chosen in (("nft", {}), ("rwr", {"temperature": 0.0})):
         with pytest.raises(ValueError):
-            weighted_regression_loss(error, rewards, **arguments)
-    with pytest.raises(ValueError, match=r"G\*L"):
-        weighted_regression_loss(error[:3], rewards, mode="rwr")
+            candidate_weights(rewards, mode, **chosen)
+    with pytest.raises(ValueError, match=r"G, L"):
+        candidate_weights(torch.ones(3), "rwr")
     with pytest.raises(ValueError, match="NaN"):
-        weighted_regression_loss(error, rewards * NAN, mode="rwr")
+        candidate_weights(rewards * NAN, "rwr")
+    with pytest.raises(ValueError, match="agree"):
+        weighted_regression_loss(torch.ones(4), torch.ones(3))
+
+
+def test_nft_gradient_at_the_reference_is_a_share_of_the_plain_gradient():
+    g = torch.Generator().manual_seed(1)
+    reference, target = torch.randn(4, 3, generator=g), torch.randn(4, 3, generator=g)
+    advantages = torch.tensor([2.0, -1.0, 0.0, 9.0])  # 9 is clipped: r = 1
+    v, w = reference.clone().requires_grad_(), reference.clone().requires_grad_()
+    nft_loss(v, reference, target, advantages, beta=0.3).backward()
+    share = (advantages / 5.0).clamp(-1.0, 1.0)  # 2 r - 1
+    weighted_regression_loss((w - target).square().mean(1), share).backward()
+    assert torch.allclose(v.grad, w.grad, atol=1e-6)
+    assert v.grad[2].abs().max() < 1e-7
+
+
+def test_nft_is_bounded_where_a_negative_weight_is_not():
+    reference, target = torch.zeros(1, 1), torch.ones(1, 1)
+    loser = torch.tensor([-5.0])  # r = 0
+    values = [nft_loss(torch.full((1, 1), x), reference, target, loser, beta=0.2).item() for x in (-50.0, -5.0, 5.0)]
+    # (1.2 * 0 - 0.2 x - 1)^2 / 0.2: smallest, 0, at x = -5, and large again beyond it
+    assert values == pytest.approx([405.0, 0.0, 20.0])
+
+
+def test_nft_by_hand_and_refusals():
+    one = torch.ones(1, 2)
+    # r = 1/2, v = 2, v_ref = 1, target 0, beta 1/2: v+ = 1.5, v- = 0.5
+    assert nft_loss(2 * one, one, 0 * one, torch.zeros(1), beta=0.5).item() == pytest.approx((2.25 + 0.25) / 2 / 0.5)
+    for arguments in ((one, one[:, :1], one), (one, one, one[:, :1])):
+        with pytest.raises(ValueError, match="agree"):
+            nft_loss(*arguments, torch.zeros(1))
+    with pytest.raises(ValueError, match="beta"):
+        nft_loss(one, one, one, torch.zeros(1), beta=0.0)
+
+
+def test_prediction_drift():
+    v = torch.tensor([[1.0, 3.0]], requires_grad=True)
+    drift = prediction_drift(v, torch.tensor([[0.0, 1.0]]))
+    drift.backward()
+    assert drift.item() == pytest.approx(2.5) and v.grad.tolist() == [[1.0, 2.0]]

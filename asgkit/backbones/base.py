@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from asgkit.prompts import Prompts
 
 Role = Literal["proposer", "solver", "generator"]
+BACKBONES = ("tiny-ar", "tiny-flow", "tiny-diffusion")
 ROLES: tuple[Role, ...] = ("proposer", "solver", "generator")
 
 
@@ -23,7 +24,8 @@ class BackboneSpec:
     """What the trainer may know of a model.
 
     paradigm: how it draws; image_side: side in pixels of the square images it reads and draws; code_shape: shape of
-    one drawing's codes (tokens) or latent; vocabulary: size of the text vocabulary; max_new_tokens: longest text.
+    one drawing's codes (tokens) or latent; vocabulary: size of the text vocabulary; max_new_tokens: longest text;
+    times: how its pre-training drew the times of a regression loss (`none` for tokens).
     """
 
     name: str
@@ -33,6 +35,7 @@ class BackboneSpec:
     vocabulary: int
     max_new_tokens: int
     prompts: Prompts
+    times: Literal["none", "logit_normal", "uniform"] = "none"
 
 
 @dataclass(frozen=True)
@@ -79,22 +82,24 @@ class Drawings:
 
 @dataclass(frozen=True)
 class NoiseSpec:
-    """Noise of a regression loss: times t (B, S) in (0, 1) and a seed, shared by policy and reference."""
+    """Noise of a regression loss: S times t (B, S) in (0, 1) per drawing, and each drawing's own seed of its noise,
+    so that policy and reference, and any split of the batch, see the same numbers."""
 
     t: Tensor
-    seed: int
+    seeds: Sequence[int]
 
 
 @dataclass(frozen=True)
 class GenStats:
     """Statistics of drawings. loss: (B,) mean loss; tokens: logp, entropy (B, L) nats, logits (B, L, V) raw padded
-    with -inf, or None; regression: pred (B, S, *code_shape)."""
+    with -inf, or None; regression: prediction and its target, both (B, S, *code_shape)."""
 
     loss: Tensor
     logp: Tensor | None = None
     entropy: Tensor | None = None
     logits: Tensor | None = None
     pred: Tensor | None = None
+    target: Tensor | None = None
 
 
 @runtime_checkable
@@ -147,9 +152,14 @@ def load_backbone(name: str, *, base: str = "clean", lora_rank: int = 8, lora_al
 
     base: which shipped checkpoint (`clean`, `registers`) or a path to one. Raises ValueError for unknown names.
     """
+    settings = {"rank": lora_rank, "alpha": lora_alpha, "dropout": lora_dropout, "seed": seed, "device": device,
+                "precision": precision}
     if name == "tiny-ar":
         from asgkit.backbones.tiny.ar import TinyAR
 
-        return TinyAR.load(base, rank=lora_rank, alpha=lora_alpha, dropout=lora_dropout, seed=seed, device=device,
-                           precision=precision)
-    raise ValueError(f"unknown backbone {name!r}; this version ships 'tiny-ar'")
+        return TinyAR.load(base, **settings)
+    if name in BACKBONES:
+        from asgkit.backbones.tiny.latent_drawing import TinyLatent
+
+        return TinyLatent.load(name, base, **settings)
+    raise ValueError(f"unknown backbone {name!r}; this version ships {', '.join(map(repr, BACKBONES))}")

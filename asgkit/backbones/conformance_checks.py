@@ -44,7 +44,7 @@ class Kit:
         """Statistics of codes under the prompts `rows`; regression models get fixed noise."""
         noise = None
         if self.backbone.spec.paradigm != "autoregressive":
-            noise = NoiseSpec(torch.tensor([[0.3, 0.7]]).repeat(len(rows), 1), seed=0)
+            noise = NoiseSpec(torch.tensor([[0.3, 0.7]]).repeat(len(rows), 1), [10 + row for row in rows])
         return self.backbone.generation_stats([self.draw[r] for r in rows], codes, role=role, noise=noise, **settings)
 
     def probe(self, role: Role | None) -> Tensor:
@@ -218,8 +218,7 @@ def _batches(kit: Kit) -> str:
         single = kit.backbone.text_stats([kit.images[i]], [kit.prompts[i]], row, role="solver")
         worst = max(worst, _near(kit, single.logp[0], both.logp[i], f"image {i}: logp alone and in a batch"))
         one = kit.draw_stats("generator", codes[i : i + 1], rows=[i]).loss[0]
-        if drawn.pred is None:  # the noise of a regression loss may depend on the batch
-            worst = max(worst, _near(kit, one, drawn.loss[i], f"drawing {i}: loss alone and in a batch"))
+        worst = max(worst, _near(kit, one, drawn.loss[i], f"drawing {i}: loss alone and in a batch"))
     return f"a row alone and in a batch differ by {worst:.1e} nats at most"
 
 
@@ -231,6 +230,21 @@ def _drawing_logp(kit: Kit) -> str:
     _expect(stats.logp is not None, "generate_images gives log-probabilities, generation_stats none")
     worst = _near(kit, drawn.logp, stats.logp, "logp of drawn codes, when drawn and teacher-forced")
     return f"drawn and teacher-forced log-probabilities differ by {worst:.1e} nats at most"
+
+
+def _drawing_noise(kit: Kit) -> str:
+    codes = kit.backbone.encode_images(kit.images)
+    once, again = (kit.draw_stats("generator", codes) for _ in range(2))
+    if once.pred is None:
+        return "no noise: the model's likelihood is exact"
+    _expect(once.target is not None and once.pred.shape == once.target.shape, "pred needs a target of its shape")
+    _near(kit, once.pred, again.pred, "predictions under the same noise")
+    base = kit.draw_stats(None, codes)
+    _near(kit, base.target, once.target, "targets of the base and of a role under the same noise")
+    error = (once.pred - once.target).square().flatten(1).mean(1)
+    worst = _near(kit, error, once.loss, "loss and mean squared error of pred and target")
+    _expect(not torch.equal(once.target[0, 0], once.target[0, 1]), "two draws of one drawing share their noise")
+    return f"policy and base see the same noise; the loss is the mean squared error within {worst:.1e}"
 
 
 def _drawing_seeds(kit: Kit) -> str:
@@ -276,6 +290,7 @@ def _adapters(kit: Kit) -> str:
 CHECKS: dict[str, Callable[[Kit], str]] = {
     "answer_logp": _answer_logp, "prefix_path": _prefix_path, "raw_logits": _raw_logits, "role_none": _role_none,
     "gradients": _gradients, "isolation": _isolation, "round_trip": _round_trip, "strict_load": _strict_load,
-    "batches": _batches, "drawing_logp": _drawing_logp, "drawing_seeds": _drawing_seeds,
+    "batches": _batches, "drawing_logp": _drawing_logp, "drawing_noise": _drawing_noise,
+    "drawing_seeds": _drawing_seeds,
     "image_matters": _image_matters, "adapters": _adapters,
 }

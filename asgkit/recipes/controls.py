@@ -27,18 +27,19 @@ class Judge(Protocol):
 def control_rewards(control: str, rewards: Tensor, oracle: Tensor | None, rng: np.random.Generator) -> Tensor:
     """Rewards (G, L) that a control trains on: the method's own for "".
 
-    random: uniform numbers; permuted: the same values shuffled over the whole batch; constant: zeros;
-    oracle: the judge's scores; random_vote: the method's own (it acts on the vote alone). Raises ValueError for
+    random: uniform numbers; permuted: the same values shuffled over the whole batch; constant: zeros; format: zeros
+    too, since every drawing is a picture and every vote a word (questions have a form, see `reward_questions`);
+    oracle: the judge's scores; random_vote and best_of: the method's own (one acts on the vote, the other on the weights). Raises ValueError for
     `oracle` without a judge or an unknown name.
     """
-    if control in ("", "random_vote"):
+    if control in ("", "random_vote", "best_of"):
         return rewards
     if control == "random":
         return torch.from_numpy(rng.random(tuple(rewards.shape))).float()
     if control == "permuted":
         order = torch.from_numpy(rng.permutation(rewards.numel()))
         return rewards.flatten()[order].reshape(rewards.shape)
-    if control == "constant":
+    if control in ("constant", "format"):
         return torch.zeros_like(rewards)
     if control == "oracle":
         if oracle is None:
@@ -68,9 +69,9 @@ def control_vote(control: str, vote: Vote, truth: str | None, rng: np.random.Gen
 
 
 def own_answers(control: str) -> bool:
-    """Whether pseudo-labels are replaced by each framing's own sample: the `random` control of the `sft` update.
+    """Whether pseudo-labels are replaced by each framing's own sample: `random` and `format` with the `sft` update.
 
     A random reward must carry no information. One framing's answer taught to another does (it is the vote, one
     ballot at a time); a framing's own sample does not: E[grad log p(a)] = 0 for a ~ p.
     """
-    return control == "random"
+    return control in ("random", "format")

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from asgkit.backbones.base import BackboneSpec, Drawings, GenStats, NoiseSpec, Role
+from asgkit.backbones.base import ROLES, BackboneSpec, Drawings, GenStats, NoiseSpec, Role
 from asgkit.backbones.tiny.codes import COARSE, FINE, TOKENS, halve, nearest, patches, to_tensor, unpatch
 from asgkit.backbones.tiny.network import NetworkConfig, TinyARNetwork
 from asgkit.backbones.tiny.prompts import DRAW, PROMPTS
 from asgkit.backbones.tiny.sampling import log_softmax_stats, row_uniforms, sample_tokens
 from asgkit.backbones.tiny.trunk import KeyValues, TrunkConfig
-from asgkit.backbones.tiny.understand import CHECKPOINTS, TinyUnderstanding, network_settings, read_checkpoint
-
-TARGETS = r".*trunk\.blocks\.\d+\.(qkv|o|f1|f2)"  # the trunk reads and draws; the patch encoder stays frozen
+from asgkit.backbones.tiny.understand import (
+    CHECKPOINTS,
+    TRUNK_TARGETS,
+    TinyUnderstanding,
+    network_settings,
+    read_checkpoint,
+)
 
 
 class TinyAR(TinyUnderstanding):
@@ -26,29 +31,24 @@ class TinyAR(TinyUnderstanding):
     network: TinyARNetwork
 
     @classmethod
-    def load(cls, base: str = "clean", *, rank: int = 8, alpha: int = 16, dropout: float = 0.0, seed: int = 0,
-             device: str | torch.device = "cpu", precision: str = "fp32") -> TinyAR:
+    def load(cls, base: str = "clean", **settings: Any) -> TinyAR:
         """Open a shipped base (`clean`, `registers`) or a checkpoint file, with fresh adapters."""
         path = CHECKPOINTS / f"tiny-ar-{base}.safetensors" if base in PROMPTS else Path(base)
-        tensors, meta = read_checkpoint(path)
-        sizes, words, settings = network_settings(meta)
+        tensors, meta = read_checkpoint(path, "tiny-ar")
+        sizes, words, trained = network_settings(meta)
         config = NetworkConfig(**{**sizes, "trunk": TrunkConfig(**sizes["trunk"])})
         network = TinyARNetwork(config)
         for name in ("coarse_book", "fine_book"):
             tensors[name] = tensors[name].float() / 255
         network.load_state_dict(tensors)
-        return cls.wrap(network, words, registers=settings["registers"] > 0, rank=rank, alpha=alpha,
-                        dropout=dropout, seed=seed, device=device, precision=precision)
+        return cls.wrap(network, words, registers=trained["registers"] > 0, **settings)
 
     @classmethod
-    def wrap(cls, network: TinyARNetwork, words: list[str], *, registers: bool = False, rank: int = 8,
-             alpha: int = 16, dropout: float = 0.0, seed: int = 0, device: str | torch.device = "cpu",
-             precision: str = "fp32") -> TinyAR:
+    def wrap(cls, network: TinyARNetwork, words: list[str], *, registers: bool = False, **settings: Any) -> TinyAR:
         """Give a network its three roles and the prompts of its base."""
         spec = BackboneSpec("tiny-ar", "autoregressive", 24, (TOKENS,), len(words) + 2, 20,
                             PROMPTS["registers" if registers else "clean"])
-        return cls(network, words, spec, targets=TARGETS, rank=rank, alpha=alpha, dropout=dropout, seed=seed,
-                   device=device, precision=precision)
+        return cls(network, words, spec, targets=dict.fromkeys(ROLES, TRUNK_TARGETS), **settings)
 
     def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
         """Nearest codes (B, 45): exact for drawn objects, quantised for handwriting and anything else."""

@@ -1,4 +1,4 @@
-"""The tiny-ar network: patch encoder, word embeddings, one trunk, a text head and two image-code heads."""
+"""The networks of the tiny family: one reader (pictures in, words in and out) and what tiny-ar adds to draw."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TEXT_POSITIONS = 48
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Sizes of the whole model; `coarse` and `fine` are codebook sizes."""
+    """Sizes of a model that draws codes; `coarse` and `fine` are codebook sizes."""
 
     words: int
     coarse: int
@@ -24,26 +24,21 @@ class NetworkConfig:
     trunk: TrunkConfig = field(default_factory=TrunkConfig)
 
 
-class TinyARNetwork(nn.Module):
-    """Pictures in (36 tokens, mutually visible), words in and out (causal), image codes out (coarse then fine)."""
+class TinyReader(nn.Module):
+    """The understanding half: pictures in (36 tokens, mutually visible), words in and out (causal), one trunk."""
 
-    def __init__(self, config: NetworkConfig) -> None:
+    def __init__(self, words: int, trunk: TrunkConfig) -> None:
         super().__init__()
-        self.config = config
-        width = config.trunk.width
+        width = trunk.width
         self.stem = nn.Sequential(nn.Conv2d(3, width // 2, 3, 2, 1), nn.GELU(), nn.Conv2d(width // 2, width, 3, 2, 1))
         self.image_position = nn.Parameter(torch.randn(IMAGE_TOKENS, width) * 0.02)
-        self.word = nn.Embedding(config.words, width)
+        self.word = nn.Embedding(words, width)
         self.word_position = nn.Parameter(torch.randn(TEXT_POSITIONS, width) * 0.02)
-        self.trunk = Trunk(config.trunk)
-        self.word_head = nn.Linear(width, config.words)
-        self.code_position = nn.Parameter(torch.randn(TOKENS, width) * 0.02)
-        self.coarse_word = nn.Embedding(config.coarse + 1, width)  # the last entry starts a drawing
-        self.fine_in = nn.Linear(48, width)
-        self.coarse_head = nn.Linear(width, config.coarse)
-        self.fine_head = nn.Linear(width, config.fine)
-        self.register_buffer("coarse_book", torch.zeros(config.coarse, 48))
-        self.register_buffer("fine_book", torch.zeros(config.fine, 48))
+        self.trunk = Trunk(trunk)
+        self.word_head = nn.Linear(width, words)
+
+    def small_embeddings(self) -> None:
+        """Start every embedding at standard deviation 0.02, like the positions."""
         for module in self.modules():
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
@@ -70,6 +65,23 @@ class TinyARNetwork(nn.Module):
         bias = attention_bias(mask, torch.cat([past_mask, mask], 1), causal)
         return self.trunk(self.word(ids) + self.word_position[positions], bias, past)
 
+
+class TinyARNetwork(TinyReader):
+    """A reader that also draws image codes through its trunk: 9 coarse codes in turn, then 36 fine ones at once."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__(config.words, config.trunk)
+        self.config = config
+        width = config.trunk.width
+        self.code_position = nn.Parameter(torch.randn(TOKENS, width) * 0.02)
+        self.coarse_word = nn.Embedding(config.coarse + 1, width)  # the last entry starts a drawing
+        self.fine_in = nn.Linear(48, width)
+        self.coarse_head = nn.Linear(width, config.coarse)
+        self.fine_head = nn.Linear(width, config.fine)
+        self.register_buffer("coarse_book", torch.zeros(config.coarse, 48))
+        self.register_buffer("fine_book", torch.zeros(config.fine, 48))
+        self.small_embeddings()
+
     def coarse_inputs(self, previous: Tensor, first: int = 0) -> Tensor:
         """Inputs of coarse positions `first`.. given the codes before each: previous (B, t) -> (B, t, D)."""
         return self.coarse_word(previous) + self.code_position[first : first + previous.shape[1]]
@@ -95,5 +107,3 @@ class TinyARNetwork(nn.Module):
     def code_logits(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Coarse (B, 9, V1) and fine (B, 36, V2) logits of teacher-forced hidden states (B, 45, D)."""
         return self.coarse_head(hidden[:, :COARSE]), self.fine_head(hidden[:, COARSE:])
-
-

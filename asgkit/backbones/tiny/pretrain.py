@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from tqdm import tqdm
 
 from asgkit.backbones.tiny.codes import build_codebook, halve, nearest, patches, to_tensor
 from asgkit.backbones.tiny.data import Batch, Sampler, TextRows
-from asgkit.backbones.tiny.network import NetworkConfig, TinyARNetwork
+from asgkit.backbones.tiny.network import NetworkConfig, TinyARNetwork, TinyReader
 from asgkit.backbones.tiny.prompts import vocabulary
 from asgkit.backbones.tiny.tokenizer import EOS, WordTokenizer
 from asgkit.backbones.tiny.trunk import TrunkConfig, select_rows
@@ -62,7 +63,7 @@ def encode(network: TinyARNetwork, pixels: Tensor) -> Tensor:
     return torch.cat([coarse, nearest(patches(pixels), network.fine_book)], 1)
 
 
-def _text_loss(network: TinyARNetwork, past, group: TextRows) -> Tensor:
+def _text_loss(network: TinyReader, past, group: TextRows) -> Tensor:
     start = torch.zeros(len(group.rows), dtype=torch.int64)
     hidden, _ = network.read(group.ids, group.mask, select_rows(past, group.rows), None, start)
     target = group.loss[:, 1:]
@@ -80,11 +81,18 @@ def _draw_loss(network: TinyARNetwork, batch: Batch) -> Tensor:
             + nn.functional.cross_entropy(fine.float().flatten(0, 1), codes[:, cut:].flatten()))
 
 
-def losses(network: TinyARNetwork, batch: Batch) -> dict[str, Tensor]:
-    """Mean cross-entropies (nats): answers; questions and captions; image codes."""
+def reading_losses(network: TinyReader, batch: Batch) -> dict[str, Tensor]:
+    """Mean cross-entropies (nats) of answers, and of questions and captions."""
     past = network.see(batch.pixels)
-    return {"answer": _text_loss(network, past, batch.short), "text": _text_loss(network, past, batch.long),
-            "draw": _draw_loss(network, batch)}
+    return {"answer": _text_loss(network, past, batch.short), "text": _text_loss(network, past, batch.long)}
+
+
+def losses(network: TinyARNetwork, batch: Batch) -> dict[str, Tensor]:
+    """The reading losses and the mean cross-entropy (nats) of image codes."""
+    return reading_losses(network, batch) | {"draw": _draw_loss(network, batch)}
+
+
+WEIGHTS = {"answer": 1.0, "text": 0.5, "draw": 0.5}
 
 
 def _rate(config: PretrainConfig, step: int) -> float:
@@ -105,21 +113,22 @@ def new_network(config: PretrainConfig) -> TinyARNetwork:
     return network
 
 
-def train(network: TinyARNetwork, config: PretrainConfig, log: Path, progress: bool = True) -> None:
-    """Train in place; writes one JSON line of losses (nats) every 20 steps to `log`."""
+def train(network: TinyReader, config: PretrainConfig, log: Path, progress: bool = True,
+          losses: Callable[[TinyReader, Batch], dict[str, Tensor]] = losses) -> None:
+    """Train in place on the weighted sum of `losses`; writes one JSON line of them (nats) every 20 steps to `log`."""
     sampler = Sampler(WordTokenizer(vocabulary()), config.seed, config.images, config.registers)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, betas=(0.9, 0.98),
                                   weight_decay=config.weight_decay)
     cast = torch.autocast("cpu", torch.bfloat16) if config.precision == "bf16" else nullcontext()
     began = time.time()
     with log.open("w") as file:
-        for step in tqdm(range(config.steps), disable=not progress, desc="pretrain tiny-ar"):
+        for step in tqdm(range(config.steps), disable=not progress, desc="pretrain"):
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * _rate(config, step)
             batch = sampler.batch()
             with cast:
                 parts = losses(network, batch)
-            loss = parts["answer"] + 0.5 * parts["text"] + 0.5 * parts["draw"]
+            loss = sum(WEIGHTS[name] * part for name, part in parts.items())
             optimizer.zero_grad()
             loss.backward()
             norm = nn.utils.clip_grad_norm_(network.parameters(), config.clip)
@@ -149,7 +158,7 @@ def finetune_registers(base: Path, config: PretrainConfig, log: Path, progress: 
     Drawing and captioning go on being trained, so that only the answers change. Source: designed, Dawid-Skene
     annotators; every page that uses this base says that the independence of the errors is put in.
     """
-    tensors, meta = read_checkpoint(base)
+    tensors, meta = read_checkpoint(base, "tiny-ar")
     sizes, words, _ = network_settings(meta)
     if words != vocabulary():
         raise ValueError(f"{base.name} was trained with another vocabulary; pretrain a clean base with this version")

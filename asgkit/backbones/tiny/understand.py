@@ -21,6 +21,7 @@ from asgkit.backbones.tiny.tokenizer import EOS, PAD, WordTokenizer
 from asgkit.backbones.tiny.trunk import KeyValues, select_rows
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
+TRUNK_TARGETS = r".*trunk\.blocks\.\d+\.(qkv|o|f1|f2)"  # modules that carry a reader's adapter; the stem has none
 CHUNK = 1024  # rows decoded at once: bounds the copied key-value cache to a few hundred MB
 
 
@@ -34,13 +35,13 @@ class _State:
     position: Tensor
 
 
-def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_checkpoint(path: Path, model: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a tiny checkpoint; raises FileNotFoundError with the command that makes one,
     SafetensorError naming a damaged file."""
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint {path.name}; shipped bases: "
                                 f"{sorted(p.stem for p in CHECKPOINTS.glob('*.safetensors'))}; "
-                                "train one with `asgkit pretrain tiny-ar`")
+                                f"train one with `asgkit pretrain {model}`")
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
@@ -51,16 +52,16 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 class TinyUnderstanding:
     """Shared by the tiny models; the subclass owns `network` (with `see`, `read`, `word_head`) and draws."""
 
-    def __init__(self, network: nn.Module, words: list[str], spec: BackboneSpec, *, targets: str, rank: int,
-                 alpha: int, dropout: float, seed: int, device: str | torch.device, precision: str) -> None:
+    def __init__(self, network: nn.Module, words: list[str], spec: BackboneSpec, *,
+                 targets: dict[Role, str], rank: int = 8, alpha: int = 16, dropout: float = 0.0, seed: int = 0,
+                 device: str | torch.device = "cpu", precision: str = "fp32") -> None:
         if precision not in ("fp32", "bf16"):
             raise ValueError(f"precision {precision!r} must be 'fp32' or 'bf16'")
         self.spec, self.precision = spec, precision
         self.tokenizer = WordTokenizer(words)
         self.network = network.to(device).eval()
         self.device = torch.device(device)
-        self.roles = RoleAdapters(self.network, dict.fromkeys(("proposer", "solver", "generator"), targets),
-                                  rank=rank, alpha=alpha, dropout=dropout, seed=seed)
+        self.roles = RoleAdapters(self.network, targets, rank=rank, alpha=alpha, dropout=dropout, seed=seed)
         self.network.to(device)
 
     # -- roles -------------------------------------------------------------------------------------------------

@@ -1,0 +1,205 @@
+"""Pre-train a regression base in three stages: read (labelled scenes), codec (pictures), draw (captioned scenes)."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from asgkit.backbones.tiny.codes import to_tensor
+from asgkit.backbones.tiny.flow import TinyFlowNetwork
+from asgkit.backbones.tiny.latent import CELLS, CHANNELS, CellAutoencoder, LatentNetwork
+from asgkit.backbones.tiny.latent_drawing import NETWORKS
+from asgkit.backbones.tiny.pretrain import PretrainConfig, reading_losses, train
+from asgkit.backbones.tiny.prompts import DRAW, vocabulary
+from asgkit.backbones.tiny.tokenizer import WordTokenizer
+from asgkit.backbones.tiny.trunk import TrunkConfig
+from asgkit.objectives import draw_times
+from asgkit.shapes.text import caption, caption_styles
+from asgkit.shapes.world import render, sample_scene
+
+BLANK = 0.10  # share of drawings without a caption: guidance needs them
+# A reader of its own for each base, so that agreement between bases is evidence and not one network counted twice.
+SEEDS = {"tiny-flow": 1, "tiny-diffusion": 2}
+
+
+@dataclass(frozen=True)
+class LatentConfig:
+    """Settings of the stages; `read` is the first, the codec learns `codec_steps`, the head `steps`."""
+
+    read: PretrainConfig
+    codec_steps: int = 4500
+    codec_scenes: int = 12_000
+    codec_cells: int = 384  # a step
+    codec_rate: float = 3e-3
+    steps: int = 2400
+    batch: int = 256
+    scenes: int = 60_000
+    learning_rate: float = 2e-3
+    warmup: int = 100
+    clip: float = 1.0
+    average: float = 0.999  # of the exponential moving average that is shipped
+    precision: str = "bf16"
+    seed: int = field(default=0)
+
+
+def latent_config(model: str, **changes) -> LatentConfig:
+    """The settings of a shipped base."""
+    seed = SEEDS[model]
+    return replace(LatentConfig(PretrainConfig(seed=seed), seed=seed), **changes)
+
+
+def new_network(model: str, seed: int) -> LatentNetwork:
+    """A freshly initialised network of one of `NETWORKS`."""
+    torch.manual_seed(seed)
+    network = NETWORKS[model](len(WordTokenizer(vocabulary())), TrunkConfig())
+    network.small_embeddings()
+    return network
+
+
+def _cells(config: LatentConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """All cells (n, 3, 8, 8) of the codec's scenes, the distinct ones, and how often to show each of those.
+
+    Most cells are empty and most others recur; digits and overlaps do not. Shown as they come, the empty ones would
+    take most of the steps, and scenes with a digit were read back exactly in 1% of cases instead of 98%.
+    """
+    rng = np.random.default_rng([config.seed, 21])
+    pixels = to_tensor([render(sample_scene(rng, "train")) for _ in range(config.codec_scenes)])
+    cells = pixels.reshape(-1, 3, 3, 8, 3, 8).permute(0, 2, 4, 1, 3, 5).reshape(-1, 3, 8, 8)
+    rows = (cells.flatten(1) * 255).round().to(torch.uint8).numpy()
+    distinct, counts = np.unique(rows, axis=0, return_counts=True)
+    weights = torch.from_numpy(np.minimum(counts, 20).astype(np.float32))
+    return cells, torch.from_numpy(distinct).float().reshape(-1, 3, 8, 8) / 255, weights
+
+
+def train_codec(codec: CellAutoencoder, config: LatentConfig, progress: bool = True) -> float:
+    """Learn the picture codec, four fifths of each step on distinct cells; returns the last mean squared error."""
+    cells, distinct, weights = _cells(config)
+    generator = torch.Generator().manual_seed(config.seed)
+    optimizer = torch.optim.Adam(codec.parameters(), lr=config.codec_rate)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.codec_steps)
+    n, rare = config.codec_cells, config.codec_cells * 4 // 5
+    codec.train()
+    for _ in tqdm(range(config.codec_steps), disable=not progress, desc="codec"):
+        picked = distinct[torch.multinomial(weights, rare, replacement=True, generator=generator)]
+        shown = torch.cat([picked, cells[torch.randint(len(cells), (n - rare,), generator=generator)]])
+        sigma = 0.5 * torch.rand(n, 1, 1, 1, generator=generator)
+        loss = codec.loss(shown, torch.randn(n, CHANNELS, 1, 1, generator=generator), sigma)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+    codec.eval()
+    return loss.item()
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """Latents (S, 9, 8) of scenes and, for each, its captions in every style that fits it."""
+
+    latents: Tensor
+    captions: list[list[str]]
+
+
+def captioned_scenes(codec: CellAutoencoder, config: LatentConfig) -> Captioned:
+    """Encode the scenes that the head is trained on, once."""
+    rng = np.random.default_rng([config.seed, 22])
+    latents, captions = [], []
+    for _ in range(0, config.scenes, 1000):
+        scenes = [sample_scene(rng, "train") for _ in range(min(1000, config.scenes - len(captions)))]
+        with torch.no_grad():
+            latents.append(codec.encode(to_tensor([render(scene) for scene in scenes])))
+        captions += [[caption(scene, style) for style in caption_styles(scene)] for scene in scenes]
+    return Captioned(torch.cat(latents), captions)
+
+
+def _batch(data: Captioned, config: LatentConfig, rng: np.random.Generator) -> tuple[list[str], Tensor]:
+    rows = rng.integers(len(data.captions), size=config.batch)
+    texts = [data.captions[i][int(rng.integers(len(data.captions[i])))] for i in rows]
+    blank = rng.random(config.batch) < BLANK
+    prompts = [DRAW if b else f"{text} {DRAW}" for text, b in zip(texts, blank, strict=True)]
+    return prompts, data.latents[torch.from_numpy(rows)]
+
+
+def _head_parameters(network: LatentNetwork) -> list[nn.Parameter]:
+    """What the drawing stage learns: neither the reader nor the codec."""
+    return [p for name, p in network.named_parameters() if name.partition(".")[0] in network.head]
+
+
+def _head_loss(network: LatentNetwork, data: Captioned, config: LatentConfig, tokenizer: WordTokenizer,
+               rng: np.random.Generator) -> Tensor:
+    prompts, latents = _batch(data, config, rng)
+    noise = torch.from_numpy(rng.standard_normal(latents.shape)).float()
+    t = draw_times((len(prompts),), network.times, rng)
+    x, target = network.noisy(latents, noise, t)
+    with torch.autocast("cpu", torch.bfloat16) if config.precision == "bf16" else nullcontext():
+        pred = network.predict(x, t, network.read_captions(*tokenizer.batch(prompts, left=True)))
+    return (pred.float() - target).square().mean()
+
+
+def train_head(network: LatentNetwork, config: LatentConfig, log: Path, progress: bool = True) -> None:
+    """Train the drawing head and leave the moving average of its weights; appends the loss every 20 steps to `log`."""
+    data, rng = captioned_scenes(network.autoencoder, config), np.random.default_rng([config.seed, 23])
+    tokenizer, parameters = WordTokenizer(vocabulary()), _head_parameters(network)
+    network.requires_grad_(False)
+    for p in parameters:
+        p.requires_grad_(True)
+    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, betas=(0.9, 0.99))
+    average = [p.detach().clone() for p in parameters]
+    began = time.time()
+    with log.open("a") as file:
+        for step in tqdm(range(config.steps), disable=not progress, desc=f"draw ({network.paradigm})"):
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * _rate(config, step)
+            loss = _head_loss(network, data, config, tokenizer, rng)
+            optimizer.zero_grad()
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(parameters, config.clip)
+            if not torch.isfinite(norm):
+                raise FloatingPointError(f"pre-training diverged at step {step}; lower learning_rate")
+            optimizer.step()
+            keep = min(config.average, (step + 1) / (step + 10))  # a short memory first, or the start would linger
+            for mean, p in zip(average, parameters, strict=True):
+                mean.lerp_(p.detach(), 1 - keep)
+            if step % 20 == 0 or step == config.steps - 1:
+                file.write(json.dumps({"stage": "draw", "step": step, "loss": round(loss.item(), 4),
+                                       "seconds": round(time.time() - began, 1)}) + "\n")
+                file.flush()
+    with torch.no_grad():
+        for mean, p in zip(average, parameters, strict=True):
+            p.copy_(mean)
+
+
+def _rate(config: LatentConfig, step: int) -> float:
+    """Warm-up, a plateau, and a linear descent over the last 40%."""
+    up = min(1.0, (step + 1) / config.warmup)
+    return up * min(1.0, max(0.02, (config.steps - step) / (0.4 * config.steps)))
+
+
+def pretrain_latent(model: str, config: LatentConfig, log: Path, progress: bool = True) -> LatentNetwork:
+    """All three stages of a regression base."""
+    network = new_network(model, config.seed)
+    train(network, config.read, log, progress, reading_losses)
+    train_codec(network.autoencoder, config, progress)
+    if isinstance(network, TinyFlowNetwork):
+        network.copy_experts()
+    train_head(network, config, log, progress)
+    return network
+
+
+def save(network: LatentNetwork, config: LatentConfig, path: Path) -> None:
+    """Write weights (float16: half the size, and no score changes), vocabulary and settings into one file."""
+    tensors = {name: t.half().contiguous() if t.is_floating_point() else t.contiguous()
+               for name, t in network.state_dict().items()}
+    trunk = asdict(TrunkConfig())
+    meta = {"network": json.dumps({"words": network.word.num_embeddings, "trunk": trunk}),
+            "words": json.dumps(vocabulary()), "pretrain": json.dumps(asdict(config))}
+    save_file(tensors, path, metadata=meta)
