@@ -19,10 +19,11 @@ from asgkit.device import choose_device
 from asgkit.reproduce import PROFILES
 
 DISK_GB = 2.0  # free space below which a grid of runs may not fit
-BASES = {
-    "clean": "git checkout -- asgkit/backbones/tiny/checkpoints, or asgkit pretrain tiny-ar --out {path}",
-    "registers": "git checkout -- asgkit/backbones/tiny/checkpoints, or asgkit pretrain tiny-ar --registers 0.25 "
-                 "--out {path}",
+BASES = {  # shipped checkpoints, and what makes them again
+    "tiny-ar-clean": "asgkit pretrain tiny-ar --out {path}",
+    "tiny-ar-registers": "asgkit pretrain tiny-ar --registers 0.25 --out {path}",
+    "tiny-flow-clean": "asgkit pretrain tiny-flow --out {path}",
+    "tiny-diffusion-clean": "asgkit pretrain tiny-diffusion --out {path}",
 }
 
 
@@ -92,12 +93,12 @@ def _disk() -> Check:
 def _checkpoint(base: str) -> Check:
     from asgkit.backbones.tiny.understand import CHECKPOINTS, read_checkpoint
 
-    path = CHECKPOINTS / f"tiny-ar-{base}.safetensors"
-    fix = BASES[base].format(path=os.path.relpath(path))
+    path = CHECKPOINTS / f"{base}.safetensors"
+    fix = f"git checkout -- asgkit/backbones/tiny/checkpoints, or {BASES[base].format(path=os.path.relpath(path))}"
     if not path.is_file():
         return Check(f"base {base}", False, f"{path.name} is missing", fix)
     try:
-        read_checkpoint(path)
+        read_checkpoint(path, base.rpartition("-")[0])
     except SafetensorError as error:
         return Check(f"base {base}", False, f"{path.name} is damaged ({error})", fix)
     return Check(f"base {base}", True, f"{path.name}, {path.stat().st_size / 1e6:.1f} MB")

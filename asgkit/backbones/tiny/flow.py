@@ -81,7 +81,7 @@ class TinyFlowNetwork(LatentNetwork):
         super().__init__(words, trunk)
         self.expert = Expert(trunk)
 
-    def copy_experts(self) -> None:
+    def start_head(self) -> None:
         """Start the experts as copies of the understanding blocks, as BAGEL does."""
         for expert, block in zip(self.expert.blocks, self.trunk.blocks, strict=True):
             expert.load_state_dict(block.state_dict(), strict=False)  # the modulation has no counterpart

@@ -72,6 +72,9 @@ class LatentNetwork(TinyReader, ABC):
         start = torch.zeros(len(ids), dtype=torch.int64, device=ids.device)
         return self.condition(self.read(ids, mask, None, None, start)[1], mask)
 
+    def start_head(self) -> None:
+        """Copy what the head takes over from the trained reader, before the drawing stage; nothing by default."""
+
     @abstractmethod
     def condition(self, past: KeyValues, mask: Tensor) -> Any:
         """What the head needs of captions whose keys and values the trunk left."""

@@ -114,8 +114,12 @@ def new_network(config: PretrainConfig) -> TinyARNetwork:
 
 
 def train(network: TinyReader, config: PretrainConfig, log: Path, progress: bool = True,
-          losses: Callable[[TinyReader, Batch], dict[str, Tensor]] = losses) -> None:
-    """Train in place on the weighted sum of `losses`; writes one JSON line of them (nats) every 20 steps to `log`."""
+          losses: Callable[[TinyReader, Batch], dict[str, Tensor]] = losses,
+          after: Callable[[int], object] = lambda step: None) -> None:
+    """Train in place on the weighted sum of `losses`; writes one JSON line of them (nats) every 20 steps to `log`.
+
+    `after(n)` is called when n steps are done.
+    """
     sampler = Sampler(WordTokenizer(vocabulary()), config.seed, config.images, config.registers)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, betas=(0.9, 0.98),
                                   weight_decay=config.weight_decay)
@@ -135,6 +139,7 @@ def train(network: TinyReader, config: PretrainConfig, log: Path, progress: bool
             if not torch.isfinite(norm):
                 raise FloatingPointError(f"pre-training diverged at step {step}; lower learning_rate")
             optimizer.step()
+            after(step + 1)
             if step % 20 == 0 or step == config.steps - 1:
                 row = {"step": step, **{k: round(v.item(), 4) for k, v in parts.items()},
                        "seconds": round(time.time() - began, 1)}

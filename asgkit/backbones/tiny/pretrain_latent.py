@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,8 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from asgkit.backbones.tiny.codes import to_tensor
-from asgkit.backbones.tiny.flow import TinyFlowNetwork
-from asgkit.backbones.tiny.latent import CELLS, CHANNELS, CellAutoencoder, LatentNetwork
+from asgkit.backbones.tiny.latent import CHANNELS, CellAutoencoder, LatentNetwork
 from asgkit.backbones.tiny.latent_drawing import NETWORKS
 from asgkit.backbones.tiny.pretrain import PretrainConfig, reading_losses, train
 from asgkit.backbones.tiny.prompts import DRAW, vocabulary
@@ -51,10 +51,15 @@ class LatentConfig:
     seed: int = field(default=0)
 
 
-def latent_config(model: str, **changes) -> LatentConfig:
-    """The settings of a shipped base."""
-    seed = SEEDS[model]
-    return replace(LatentConfig(PretrainConfig(seed=seed), seed=seed), **changes)
+def latent_config(model: str, *, steps: int | None = None, seed: int | None = None, images: int | None = None,
+                  precision: str = "bf16") -> LatentConfig:
+    """The settings of a shipped base, with `steps` for every stage and another seed, scenes per reading step or
+    precision where given."""
+    seed = SEEDS[model] if seed is None else seed
+    read = PretrainConfig(seed=seed, precision=precision)
+    read = replace(read, **{k: v for k, v in (("steps", steps), ("images", images)) if v is not None})
+    config = LatentConfig(read, precision=precision, seed=seed)
+    return config if steps is None else replace(config, codec_steps=steps, steps=steps)
 
 
 def new_network(model: str, seed: int) -> LatentNetwork:
@@ -184,15 +189,14 @@ def _rate(config: LatentConfig, step: int) -> float:
     return up * min(1.0, max(0.02, (config.steps - step) / (0.4 * config.steps)))
 
 
-def pretrain_latent(model: str, config: LatentConfig, log: Path, progress: bool = True) -> LatentNetwork:
-    """All three stages of a regression base."""
-    network = new_network(model, config.seed)
-    train(network, config.read, log, progress, reading_losses)
+def train_stages(network: LatentNetwork, config: LatentConfig, log: Path, progress: bool = True,
+                 after: Callable[[int], object] = lambda step: None) -> None:
+    """All three stages of a regression base, in place; `after(n)` is called when n reading steps are done."""
+    train(network, config.read, log, progress, reading_losses, after)
     train_codec(network.autoencoder, config, progress)
-    if isinstance(network, TinyFlowNetwork):
-        network.copy_experts()
+    network.start_head()
+    network.eval()
     train_head(network, config, log, progress)
-    return network
 
 
 def save(network: LatentNetwork, config: LatentConfig, path: Path) -> None:
