@@ -29,7 +29,8 @@ def control_rewards(control: str, rewards: Tensor, oracle: Tensor | None, rng: n
 
     random: uniform numbers; permuted: the same values shuffled over the whole batch; constant: zeros; format: zeros
     too, since every drawing is a picture and every vote a word (questions have a form, see `reward_questions`);
-    oracle: the judge's scores; random_vote and best_of: the method's own (one acts on the vote, the other on the weights). Raises ValueError for
+    oracle: the judge's scores; random_vote and best_of: the method's own (one acts on the vote, the other on the
+    weights). Raises ValueError for
     `oracle` without a judge or an unknown name.
     """
     if control in ("", "random_vote", "best_of"):

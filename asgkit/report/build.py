@@ -16,7 +16,8 @@ from asgkit.report.stats import paired_bootstrap
 from asgkit.report.style import empty_panel, save_figure
 from asgkit.report.tables import contrast_table, joint_table, premise_table, save_table, wide
 
-EXPECTED = ("tiny-ar-clean", "tiny-ar-registers", "tiny-flow-clean", "tiny-diffusion-clean")  # shipped bases: without results their figures are empty panels
+# Shipped bases: without results their figures are empty panels.
+EXPECTED = ("tiny-ar-clean", "tiny-ar-registers", "tiny-flow-clean", "tiny-diffusion-clean")
 FOREST = ("answers/single", "answers/canonical", "answers/majority", "answers/sampled", "drawings/overall",
           "drawings_best/overall")
 RESAMPLES = 10_000
