@@ -95,6 +95,14 @@ class TinyFlowNetwork(LatentNetwork):
         clean = self.expert(x, t, *condition)
         return (x - clean.float()) / t.clamp(min=LEAST_TIME)[:, None, None]
 
+    def estimate(self, x: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
+        """The clean latents `x_t - t v` that a velocity stands for: its error is t^2 times the velocity's.
+
+        In velocities the smallest times, where nothing is decided any more, dominate the gradient: 60 G steps then
+        gained 2 points instead of 6 at the same learning rate (results/measured/tried.md).
+        """
+        return x - t[:, None, None] * prediction
+
     def noisy(self, latents: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """`x_t = (1 - t) x0 + t noise`, velocity `noise - x0`. Source: paper (rectified flow)."""
         share = t[:, None, None]

@@ -83,6 +83,10 @@ class LatentNetwork(TinyReader, ABC):
     def predict(self, x: Tensor, t: Tensor, condition: Any) -> Tensor:
         """Prediction (B, 9, 8) for noisy latents x at times t (B,) in (0, 1], 1 being pure noise."""
 
+    def estimate(self, x: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
+        """The quantity whose squared error trains the Generator, of a prediction or of its target; by default itself."""
+        return prediction
+
     @abstractmethod
     def noisy(self, latents: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Noised latents and the target of the prediction, both (B, 9, 8)."""

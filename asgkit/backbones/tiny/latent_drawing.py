@@ -106,6 +106,7 @@ class TinyLatent(TinyUnderstanding):
         with torch.set_grad_enabled(grad), self.roles.use(role, dropout=grad), self._cast():
             condition = repeat_rows(self._condition(prompts), draws)
             pred = self.network.predict(x, t, condition).float()
+        pred, target = self.network.estimate(x, t, pred), self.network.estimate(x, t, target)
         pred, target = pred.unflatten(0, (-1, draws)), target.unflatten(0, (-1, draws))
         return GenStats((pred - target).square().mean((1, 2, 3)), pred=pred, target=target)
 
