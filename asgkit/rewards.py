@@ -93,7 +93,7 @@ def _skip_reason(config: Config, own: Vote, taught: Vote, active: bool) -> str:
     """Why a question may not teach the Solver, "" when it may. A control has no gate: its reward says nothing."""
     s = config.solver
     share = s.pseudo_label_share if s.update == "sft" else s.min_share
-    if config.control == "" and not pseudo_label_mask(own, share):
+    if config.control in ("", "best_of") and not pseudo_label_mask(own, share):  # best_of concerns drawings alone
         return f"vote share below {share:.3f}"
     if s.update == "sft" and config.control != "constant":
         return "" if taught.count else "no framing gave the taught answer"

@@ -84,7 +84,7 @@ class LatentNetwork(TinyReader, ABC):
         """Prediction (B, 9, 8) for noisy latents x at times t (B,) in (0, 1], 1 being pure noise."""
 
     def estimate(self, x: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
-        """The quantity whose squared error trains the Generator, of a prediction or of its target; by default itself."""
+        """What is compared by squared error in the Generator's loss, of a prediction or of its target; here itself."""
         return prediction
 
     @abstractmethod
