@@ -22,8 +22,7 @@ from asgkit.evals.shapes import AnswerItems, evaluate_answers, evaluate_drawings
 from asgkit.files import write_atomic
 from asgkit.report.measured import MAIN, load_measured, same_items
 from asgkit.report.stats import auroc, paired_bootstrap, spearman_within
-from asgkit.rollout import caption, propose
-from asgkit.score import Card, make_cards, score_candidates
+from asgkit.rounds import generation_round
 from asgkit.shapes.benchmark import TAGS, VQABenchmark, detector_accuracy
 from asgkit.shapes.detector import JUNK, detect, satisfies
 from asgkit.shapes.text import FAMILIES, parse_caption, sample_qa
@@ -127,25 +126,26 @@ def drawing_premise(backbone: Backbone, split: str, per_tag: int, samples: int, 
 def reward_premise(backbone: Backbone, config: Config, split: str, groups: int, seed: int) -> dict[str, Any]:
     """Within-group rank correlation of R_g and its parts with the exact truth, and what an oracle reward would gain.
 
-    `groups` cards x L candidates are made as in a generation step. Only cards that pass the quality gate and whose
-    caption can be checked count; `best_of` compares the mean candidate (percent correct), the one R_g prefers and
-    the best (oracle): the room that group-relative learning has, and the share of it that R_g can see.
+    `groups` cards x L candidates are made as in a generation step, and judged by this backbone itself. Only cards
+    that pass the quality gate and whose caption can be checked count; `best_of` compares the mean candidate (percent
+    correct), the one R_g prefers and the best (oracle): the room that group-relative learning has, and the share of
+    it that R_g can see.
     """
     rng = np.random.default_rng([seed, 2])
     images = [Image.fromarray(render(sample_scene(rng, split))) for _ in range(groups)]
     signals: dict[str, list[np.ndarray]] = {name: [] for name in COMPONENTS}
     truths, passed, readable = [], 0, 0
     for start in range(0, groups, BATCH):
-        cards, drawings, scores = _one_step(backbone, config, images[start : start + BATCH], rng)
-        for i, card in enumerate(cards):
+        made = generation_round(backbone, images[start : start + BATCH], config, lambda _: rng)
+        for i, card in enumerate(made.cards):
             wanted = parse_caption(card.prompt)
             passed, readable = passed + card.passed, readable + (wanted is not None)
             if not card.passed or wanted is None:
                 continue
-            found = detect(np.stack([np.asarray(image) for image in drawings[i]]))
+            found = detect(np.stack([np.asarray(image) for image in made.groups[i]]))
             truths.append([float(satisfies(scene, wanted)) for scene in found])
             for name in COMPONENTS:
-                signals[name].append(getattr(scores, name)[i].numpy())
+                signals[name].append(getattr(made.scores, name)[i].numpy())
     result = {"groups": groups, "used": len(truths), "pass_rate": 100.0 * passed / groups,
               "well_formed_captions": 100.0 * readable / groups}
     return result | _rank_premise(signals, np.array(truths)) if truths else result | {"spearman": {}, "best_of": None}
@@ -163,26 +163,6 @@ def _rank_premise(signals: dict[str, list[np.ndarray]], truth: np.ndarray) -> di
                     "by_reward": _percent(truth[np.arange(len(truth)), pick]), "oracle": _percent(truth.max(1)),
                     "mixed_groups": _percent(np.ptp(truth, axis=1) > 0)},
     }
-
-
-def _one_step(backbone: Backbone, config: Config, images: list[Image.Image], rng: np.random.Generator):
-    """Cards, candidates and scores of some images: stages 1 to 4 of a generation step."""
-    p, g, prompts = config.proposer, config.generator, backbone.spec.prompts
-    requests = [prompts.captions[i] for i in rng.integers(len(prompts.captions), size=len(images))]
-    seen = backbone.prefix(images, role="solver")
-    captions = caption(backbone, seen, requests,
-                       temperature=g.caption_temperature, max_new_tokens=backbone.spec.max_new_tokens,
-                       seed=int(rng.integers(2**31)))
-    asks = [prompts.diagnose.format(caption=text) for text in captions]
-    *_, questions = propose(backbone, backbone.prefix(images, role="proposer"), asks, g.questions,
-                            temperature=p.temperature, top_p=p.top_p, max_new_tokens=p.max_new_tokens,
-                            seed=int(rng.integers(2**31)))
-    cards: list[Card] = make_cards(backbone, images, captions, requests, questions, g, config.solver, prefix=seen)
-    wanted = [prompts.draw.format(caption=card.prompt) for card in cards for _ in range(g.candidates)]
-    drawn = backbone.generate_images(wanted, seeds=rng.integers(2**31, size=len(wanted)).tolist(),
-                                     role="generator", guidance=g.guidance, temperature=g.temperature)
-    drawings = [drawn.images[i : i + g.candidates] for i in range(0, len(wanted), g.candidates)]
-    return cards, drawings, score_candidates(backbone, cards, drawings, g, config.solver)
 
 
 def base_name(config: Config) -> str:
