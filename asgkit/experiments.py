@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,20 +15,16 @@ from asgkit.evals.oracle import ShapesJudge
 from asgkit.evals.run import evaluate_run, open_run
 from asgkit.evals.shapes import best_decoding, evaluate_drawings
 from asgkit.files import pack, write_json
+from asgkit.grids import GridError, GridRun, load_grid, make_experiment, shipped_grids
 from asgkit.launch import open_backbone, train
 from asgkit.pool import SUFFIXES
 from asgkit.report.examples import write_examples
 from asgkit.report.measured import Measurement
-from asgkit.runs import RunDirectory
+from asgkit.runs import RunDirectory, flatten
 from asgkit.scoring import FULL, evaluate_base
 
-SEEDS = range(5)
+HEADLINE = "headline"  # the grid that a reader wants first
 CURVE_SIZES = {"per_family": 100, "per_tag": 30, "samples": 2}  # dev items at every checkpoint of a learning curve
-BASES = ("clean", "registers")
-ARMS: dict[str, list[str]] = {"joint": [], "random": ["control=random"], "oracle": ["control=oracle"]}
-NO_VOTE = ["control=random_vote"]  # a random framing's answer is taught: what does counting the votes add?
-RATE_FACTORS = (0.1, 10.0, 30.0)  # of the preset's Solver and Generator learning rates; 1 is the joint arm
-UPDATES = ("reinforce", "group")  # Solver updates beside the preset's `sft`
 KEPT = ("config.yaml", "environment.json", "metrics.json", "items.npz", "curve.csv", "examples.npz")
 
 
@@ -44,72 +41,85 @@ class Experiment:
         return resolve(self.preset, self.overrides)
 
 
-def _one(base: str, arm: str, seed: int, extra: Sequence[str]) -> Experiment:
-    shared = (f"base={base}", f"seed={seed}", "checkpoint.every=30", "checkpoint.keep=100")
-    return Experiment(f"tiny-ar-{base}-{arm}-s{seed}", "tiny", (*shared, *extra))
+def committed_runs() -> list[GridRun]:
+    """Every run of every shipped grid once, the headline first; photographs apart, since they are not shipped.
 
-
-def joint_grid() -> list[Experiment]:
-    """The headline: both bases, the method beside random and oracle rewards, five seeds."""
-    return [_one(base, arm, seed, extra) for seed in SEEDS for base in BASES for arm, extra in ARMS.items()]
-
-
-def rate_grid() -> list[Experiment]:
-    """The learning-rate curve on the clean base, two seeds."""
-    preset = resolve("tiny")
-    grid = []
-    for factor in RATE_FACTORS:
-        rates = [f"{role}.learning_rate={getattr(preset, role).learning_rate * factor:g}"
-                 for role in ("solver", "generator")]
-        grid += [_one("clean", f"lr-{factor:g}", seed, rates) for seed in range(2)]
-    return grid
-
-
-def vote_grid() -> list[Experiment]:
-    """Pseudo-labels without a vote on both bases, three seeds."""
-    return [_one(base, "no-vote", seed, NO_VOTE) for base in BASES for seed in range(3)]
-
-
-def update_grid() -> list[Experiment]:
-    """The Solver's other updates on both bases, three seeds."""
-    return [_one(base, update, seed, [f"solver.update={update}"])
-            for base in BASES for update in UPDATES for seed in range(3)]
+    Raises GridError when two grids give one name to two configurations.
+    """
+    grids = shipped_grids()
+    found: dict[str, GridRun] = {}
+    for grid in sorted(grids, key=lambda name: (name != HEADLINE, name)):
+        for run in load_grid(grids[grid]).runs():
+            first = found.setdefault(run.experiment.name, run)
+            if first.experiment.config() != run.experiment.config():
+                raise GridError(f"{grids[grid]}: the run {run.experiment.name} is another one in an earlier grid: "
+                                f"rename the arm {run.arm!r}")
+    return list(found.values())
 
 
 def committed_grid() -> list[Experiment]:
-    """Every run behind `results/measured`, the headline first; photographs apart, since they are not shipped."""
-    return joint_grid() + rate_grid() + update_grid() + vote_grid()
+    """The experiments of `committed_runs`, in the same order."""
+    return [run.experiment for run in committed_runs()]
 
 
-def measure_base(base: str, folder: Path, split: str = "test") -> dict[str, float]:
-    """Measure an untrained base and choose its best decoding on dev; returns that decoding."""
+def measure_base(config: Config, folder: Path, split: str = "test", *, sizes: Mapping[str, int] = FULL
+                 ) -> dict[str, float]:
+    """Measure the untrained base of a configuration, its best decoding chosen on dev; returns that decoding.
+
+    `folder` is named `measured_name(config.backbone, config.base)`. It gets metrics.json last, so a folder that has
+    one is whole; other files in it stay. `sizes`: items of the test, and drawings of each decoding that is tried.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    config = resolve("tiny", [f"base={base}"])
+    aside = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
     backbone = open_backbone(config)
-    (temperature, guidance), scores = best_decoding(backbone, None, "dev")
+    (temperature, guidance), scores = best_decoding(backbone, None, "dev", sizes["per_tag"], sizes["samples"])
     best = {"temperature": temperature, "guidance": guidance}
-    write_json(folder / "decodings.json", {"split": "dev", "scores": scores, "best": best})
-    evaluate_base(config, folder, split, best, sizes=FULL)
+    write_json(aside / "decodings.json", {"split": "dev", "scores": scores, "best": best})
     few = {"per_tag": CURVE_SIZES["per_tag"], "samples": CURVE_SIZES["samples"]}
     curve = {name: evaluate_drawings(backbone, None, "dev", **few, **decoding).summary()["overall"]
              for name, decoding in (("drawings/overall", {}), ("drawings_best/overall", best))}
-    write_json(folder / "curve_base.json", curve)
+    write_json(aside / "curve_base.json", curve)
+    evaluate_base(config, aside, split, best, sizes=dict(sizes))
+    for path in sorted(aside.iterdir(), key=lambda path: path.name == "metrics.json"):
+        os.replace(path, folder / path.name)
+    aside.rmdir()
     return best
 
 
+def base_measured(folder: Path) -> bool:
+    """Whether `measure_base` has ended in this folder."""
+    return (folder / "metrics.json").is_file() and (folder / "decodings.json").is_file()
+
+
 def finished(experiment: Experiment, measured: Path) -> bool:
-    """Whether the experiment's measured folder is complete and was made by the same configuration."""
+    """Whether the experiment's measured folder is complete and was made by the same configuration.
+
+    A run of an earlier version lacks the keys that the kit gained since: it counts where the experiment leaves them
+    as the preset has them, which is what the version before did.
+    """
     folder = measured / "runs" / experiment.name
     if not (folder / "metrics.json").is_file():
         return False
-    return RunDirectory(folder).config == json.loads(json.dumps(experiment.config().model_dump()))
+    config = experiment.config()
+    preset = resolve(experiment.preset, {"backbone": config.backbone})
+    return same_config(RunDirectory(folder).config, config.model_dump(mode="json"), preset.model_dump(mode="json"))
+
+
+def same_config(stored: Mapping[str, Any], wanted: Mapping[str, Any], preset: Mapping[str, Any]) -> bool:
+    """Whether nested configurations agree in every stored key, and `wanted` is the preset in all others."""
+    old, new, default = flatten(stored), flatten(wanted), flatten(preset)
+    return old.items() <= new.items() and all(new[key] == default[key] for key in new.keys() - old.keys())
 
 
 def run_experiment(experiment: Experiment, work: Path, measured: Path, curve: Callable[[Path], Path] | None = None,
-                   progress: Callable[[int, list[dict[str, Any]]], None] | None = None) -> Path:
+                   progress: Callable[[int, list[dict[str, Any]]], None] | None = None, *,
+                   sizes: Mapping[str, int] = FULL) -> Path:
     """Train (or resume), evaluate on test, and copy what a report needs to `measured/runs/<id>`; skips finished ones.
 
-    The log is gzipped without a time stamp, so equal logs give equal bytes.
+    The base must be in `measured/base` (`measure_base`, with the same `sizes`). The log is gzipped without a time
+    stamp, so equal logs give equal bytes. The first joint run of a base gets examples of before and after.
     """
     target = measured / "runs" / experiment.name
     if finished(experiment, measured):
@@ -118,11 +128,11 @@ def run_experiment(experiment: Experiment, work: Path, measured: Path, curve: Ca
     train(config, path, resume=True, judge=ShapesJudge() if config.control == "oracle" else None, progress=progress)
     base = measured / "base" / measured_name(config.backbone, config.base)
     best = json.loads((base / "decodings.json").read_text(encoding="utf-8"))["best"]
-    evaluate_run(path, "test", best)
+    evaluate_run(path, "test", best, **sizes)
     if curve is not None:
         curve(path)
-    if experiment.name.endswith("joint-s0"):
-        _show(path, base)
+    if experiment.name == f"{base.name}-joint-s0":
+        _show(path, base, sizes)
     aside = target.with_name(f".{target.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -135,10 +145,11 @@ def run_experiment(experiment: Experiment, work: Path, measured: Path, curve: Ca
     return target
 
 
-def _show(path: Path, base: Path) -> None:
+def _show(path: Path, base: Path, sizes: Mapping[str, int]) -> None:
     """Before and after of one run, by the fixed rule of `report.examples`."""
     run, backbone, _ = open_run(path)
-    write_examples(backbone, Measurement(base.name, base), Measurement(run.path.name, run.path))
+    write_examples(backbone, Measurement(base.name, base), Measurement(run.path.name, run.path),
+                   per_family=sizes["per_family"], per_tag=sizes["per_tag"])
 
 
 def collect_photos(folder: Path) -> int:
@@ -156,4 +167,5 @@ def collect_photos(folder: Path) -> int:
 
 def photo_experiment() -> Experiment:
     """The method on ordinary photographs (`collect_photos(Path("data/photos"))`), judged on the shapes benchmarks."""
-    return _one("clean", "photos", 0, ["pool.path=data/photos"])
+    kept = ("checkpoint.every=30", "checkpoint.keep=100")  # as every committed run
+    return make_experiment("tiny", "tiny-ar", "clean", "photos", 0, (*kept, "pool.path=data/photos"))
