@@ -18,6 +18,7 @@ from tqdm import tqdm
 from asgkit.backbones.tiny.codes import to_tensor
 from asgkit.backbones.tiny.latent import CHANNELS, CellAutoencoder, LatentNetwork
 from asgkit.backbones.tiny.latent_drawing import NETWORKS
+from asgkit.backbones.tiny.network import TinyReader
 from asgkit.backbones.tiny.pretrain import PretrainConfig, reading_losses, train
 from asgkit.backbones.tiny.prompts import DRAW, vocabulary
 from asgkit.backbones.tiny.tokenizer import WordTokenizer
@@ -63,10 +64,14 @@ def latent_config(model: str, *, steps: int | None = None, seed: int | None = No
 
 
 def new_network(model: str, seed: int) -> LatentNetwork:
-    """A freshly initialised network of one of `NETWORKS`."""
+    """A freshly initialised network of one of `NETWORKS`; its reader starts alike whatever head is attached."""
+    words = len(WordTokenizer(vocabulary()))
     torch.manual_seed(seed)
-    network = NETWORKS[model](len(WordTokenizer(vocabulary())), TrunkConfig())
-    network.small_embeddings()
+    network = NETWORKS[model](words, TrunkConfig())
+    torch.manual_seed(seed)
+    reader = TinyReader(words, TrunkConfig())
+    reader.small_embeddings()
+    network.load_state_dict(reader.state_dict(), strict=False)
     return network
 
 
