@@ -1,4 +1,4 @@
-"""The conformance kit: tiny-ar passes, and every deliberately broken model is caught by the check that should."""
+"""The conformance kit: the shipped models pass, and each one broken on purpose is caught by the check that should."""
 
 from dataclasses import replace
 
@@ -8,22 +8,28 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from asgkit.backbones import ROLES, Backbone, load_backbone
+from asgkit.backbones.base import BACKBONES, NoiseSpec
 from asgkit.backbones.conformance import Check, assert_conforms, check_backbone
 from asgkit.backbones.tiny.ar import TinyAR
+from asgkit.backbones.tiny.latent_drawing import TinyLatent
+from asgkit.backbones.tiny.understand import CHECKPOINTS
 
 
 def failures(backbone, pictures, **inputs) -> dict[str, str]:
     return {c.name: c.detail for c in check_backbone(backbone, pictures, **inputs) if not c.passed}
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_tiny_ar_keeps_every_promise(pictures, dropout):
-    backbone = load_backbone("tiny-ar", lora_dropout=dropout)
-    checks = check_backbone(backbone, pictures)
-    assert len(checks) >= 13 and all(isinstance(c, Check) and c.detail for c in checks)
-    assert_conforms(backbone, pictures, captions=["red circle", "blue square , digit 4"],
-                    questions=["what digit is shown ?", "is there a red circle ?"])
-    assert isinstance(backbone, Backbone)
+@pytest.mark.parametrize(("name", "dropout"), [*((name, 0.0) for name in BACKBONES), ("tiny-ar", 0.5)])
+def test_shipped_models_keep_every_promise(pictures, name, dropout):
+    backbone = load_backbone(name, lora_dropout=dropout)
+    assert_conforms(backbone, pictures)
+    assert isinstance(backbone, Backbone) and backbone.spec.name == name
+
+
+def test_every_check_says_what_it_measured(tiny, pictures):
+    checks = check_backbone(tiny, pictures, captions=["red circle", "blue square , digit 4"],
+                            questions=["what digit is shown ?", "is there a red circle ?"])
+    assert len(checks) >= 14 and all(isinstance(c, Check) and c.passed and c.detail for c in checks)
 
 
 def test_the_kit_leaves_the_backbone_as_it_found_it(pictures):
@@ -145,8 +151,62 @@ class WrongRole(TinyAR):
         return super().text_stats(*args, role="proposer" if role == "solver" else role, **settings)
 
 
-def broken(kind: type[TinyAR]) -> TinyAR:
-    return kind.load("clean")
+class NoLogp(TinyAR):
+    """Draws tokens and does not say how probable they were."""
+
+    def generate_images(self, prompts, **settings):
+        return replace(super().generate_images(prompts, **settings), logp=None)
+
+
+class OwnNoise(TinyLatent):
+    """Draws new noise on every call, whatever seeds it is given."""
+
+    def generation_stats(self, prompts, codes, *, noise=None, **settings):
+        noise = NoiseSpec(noise.t, torch.randint(2**31, (len(prompts),)).tolist())
+        return super().generation_stats(prompts, codes, noise=noise, **settings)
+
+
+class OneNoise(TinyLatent):
+    """Uses the first draw's noise and time for every draw of a picture."""
+
+    def generation_stats(self, prompts, codes, *, noise=None, **settings):
+        one = super().generation_stats(prompts, codes, noise=NoiseSpec(noise.t[:, :1], noise.seeds), **settings)
+        again = lambda x: x.expand(-1, noise.t.shape[1], -1, -1)
+        return replace(one, pred=again(one.pred), target=again(one.target))
+
+
+class SummedLoss(TinyLatent):
+    """Sums the squared error over the numbers of a cell: the size of a step then follows that of the latent."""
+
+    def generation_stats(self, *args, **settings):
+        found = super().generation_stats(*args, **settings)
+        return replace(found, loss=found.loss * found.pred.shape[-1])
+
+
+class NoTarget(TinyLatent):
+    """Keeps the target to itself."""
+
+    def generation_stats(self, *args, **settings):
+        return replace(super().generation_stats(*args, **settings), target=None)
+
+
+class NoPrediction(TinyLatent):
+    """Gives a loss alone, as if it drew tokens."""
+
+    def generation_stats(self, *args, **settings):
+        return replace(super().generation_stats(*args, **settings), pred=None, target=None)
+
+
+class OthersNoise(TinyLatent):
+    """The noise of a picture depends on its place in the batch."""
+
+    def generation_stats(self, prompts, codes, *, noise=None, **settings):
+        noise = NoiseSpec(noise.t, [seed + i for i, seed in enumerate(noise.seeds)])
+        return super().generation_stats(prompts, codes, noise=noise, **settings)
+
+
+def broken(kind: type[TinyAR] | type[TinyLatent]) -> TinyAR | TinyLatent:
+    return kind.load("clean") if issubclass(kind, TinyAR) else kind.load("tiny-flow", "clean")
 
 
 CASES = {
@@ -154,6 +214,8 @@ CASES = {
     GlobalRandom: {"drawing_seeds"}, Seedless: {"drawing_seeds"}, BatchSeed: {"drawing_seeds"},
     DropsATensor: {"round_trip"}, LoadsLoosely: {"strict_load"}, ProcessedLogits: {"raw_logits"},
     TemperedLogp: {"answer_logp"}, OtherPolicy: {"drawing_logp"}, WrongRole: {"gradients", "isolation"},
+    NoLogp: {"drawing_logp"}, OwnNoise: {"drawing_noise"}, OneNoise: {"drawing_noise"}, SummedLoss: {"drawing_noise"},
+    NoTarget: {"drawing_noise"}, NoPrediction: {"drawing_noise"}, OthersNoise: {"batches"},
 }
 
 
@@ -195,6 +257,14 @@ def test_assert_conforms_lists_every_failure(pictures):
 
 
 # -- opening a model -----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("name", "other"), [("tiny-ar", "tiny-flow"), ("tiny-flow", "tiny-diffusion"),
+                                             ("tiny-diffusion", "tiny-ar")])
+def test_a_checkpoint_of_another_model_is_named(name, other):
+    path = CHECKPOINTS / f"{other}-clean.safetensors"
+    with pytest.raises(ValueError, match=f"{path.name} is no checkpoint of {name}: set backbone={other}"):
+        load_backbone(name, base=str(path))
+
+
 def test_unknown_models_and_bases_name_what_there_is(tmp_path):
     with pytest.raises(ValueError, match="unknown backbone 'tiny-xl'.*tiny-ar"):
         load_backbone("tiny-xl")

@@ -225,6 +225,7 @@ def _batches(kit: Kit) -> str:
 def _drawing_logp(kit: Kit) -> str:
     drawn = kit.backbone.generate_images(kit.draw, seeds=[5, 6], role="generator")
     if drawn.logp is None:
+        _expect(kit.backbone.spec.paradigm != "autoregressive", "generate_images gives tokens without their logp")
         return "no token log-probabilities: the model draws by regression"
     stats = kit.draw_stats("generator", drawn.codes)
     _expect(stats.logp is not None, "generate_images gives log-probabilities, generation_stats none")
@@ -235,8 +236,9 @@ def _drawing_logp(kit: Kit) -> str:
 def _drawing_noise(kit: Kit) -> str:
     codes = kit.backbone.encode_images(kit.images)
     once, again = (kit.draw_stats("generator", codes) for _ in range(2))
-    if once.pred is None:
+    if kit.backbone.spec.paradigm == "autoregressive":
         return "no noise: the model's likelihood is exact"
+    _expect(once.pred is not None, "generation_stats of a regression gives no prediction")
     _expect(once.target is not None and once.pred.shape == once.target.shape, "pred needs a target of its shape")
     _near(kit, once.pred, again.pred, "predictions under the same noise")
     base = kit.draw_stats(None, codes)

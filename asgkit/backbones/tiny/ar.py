@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from asgkit.backbones.base import ROLES, BackboneSpec, Drawings, GenStats, NoiseSpec, Role
-from asgkit.backbones.tiny.codes import COARSE, FINE, TOKENS, halve, nearest, patches, to_tensor, unpatch
+from asgkit.backbones.tiny.codes import COARSE, FINE, TOKENS, encode, to_images, to_tensor, unpatch
 from asgkit.backbones.tiny.network import NetworkConfig, TinyARNetwork
 from asgkit.backbones.tiny.prompts import DRAW, PROMPTS
 from asgkit.backbones.tiny.sampling import log_softmax_stats, row_uniforms, sample_tokens
@@ -52,15 +52,11 @@ class TinyAR(TinyUnderstanding):
 
     def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
         """Nearest codes (B, 45): exact for drawn objects, quantised for handwriting and anything else."""
-        pixels = to_tensor(images).to(self.device)
-        coarse = nearest(patches(halve(pixels)), self.network.coarse_book)
-        return torch.cat([coarse, nearest(patches(pixels), self.network.fine_book)], 1)
+        return encode(to_tensor(images).to(self.device), self.network.coarse_book, self.network.fine_book)
 
     def decode_images(self, codes: Tensor) -> list[Image.Image]:
         """Pictures of codes (B, 45): the fine codes alone decide the pixels."""
-        pixels = unpatch(self.network.fine_book[codes[:, COARSE:]])
-        arrays = (pixels.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy()
-        return [Image.fromarray(array) for array in arrays]
+        return to_images(unpatch(self.network.fine_book[codes[:, COARSE:]]))
 
     def _read_captions(self, prompts: Sequence[str]) -> tuple[KeyValues, Tensor]:
         ids, mask = (t.to(self.device) for t in self.tokenizer.batch(prompts, left=True))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 PATCH = 4  # pixels
@@ -11,12 +14,18 @@ COARSE, FINE = 9, 36  # tokens of the 12x12 and the 24x24 picture
 TOKENS = COARSE + FINE
 
 
-def to_tensor(images) -> Tensor:
-    """PIL images or arrays (24, 24, 3) uint8 -> float (B, 3, 24, 24) in [0, 1]."""
+def to_tensor(images: Sequence[Image.Image | np.ndarray]) -> Tensor:
+    """PIL images or arrays (24, 24, 3) uint8 -> float (B, 3, 24, 24) in [0, 1]; ValueError for another size."""
     arrays = np.stack([np.asarray(image, dtype=np.uint8) for image in images])
     if arrays.ndim != 4 or arrays.shape[1:] != (24, 24, 3):
         raise ValueError(f"tiny models read 24x24 RGB pictures, got an array of shape {arrays.shape[1:]}")
     return torch.from_numpy(arrays).permute(0, 3, 1, 2).float() / 255.0
+
+
+def to_images(pixels: Tensor) -> list[Image.Image]:
+    """Inverse of `to_tensor`: float (B, 3, S, S) in [0, 1], rounded to 256 levels."""
+    arrays = (pixels.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    return [Image.fromarray(array) for array in arrays]
 
 
 def halve(pixels: Tensor) -> Tensor:
@@ -45,6 +54,11 @@ def nearest(rows: Tensor, book: Tensor, chunk: int = 4096) -> Tensor:
     norm = (book**2).sum(-1)
     found = [(norm - 2.0 * part @ book.T).argmin(-1) for part in flat.split(chunk)]
     return torch.cat(found).reshape(rows.shape[:-1])
+
+
+def encode(pixels: Tensor, coarse_book: Tensor, fine_book: Tensor) -> Tensor:
+    """Codes (B, 45) of pictures (B, 3, 24, 24): nearest patches of the halved picture, then of the whole one."""
+    return torch.cat([nearest(patches(halve(pixels)), coarse_book), nearest(patches(pixels), fine_book)], 1)
 
 
 def build_codebook(rows: np.ndarray, size: int, seed: int, frequent: float = 0.75) -> np.ndarray:

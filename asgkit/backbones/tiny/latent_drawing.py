@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from asgkit.backbones.base import BackboneSpec, Drawings, GenStats, NoiseSpec, Role
-from asgkit.backbones.tiny.codes import to_tensor
+from asgkit.backbones.tiny.codes import to_images, to_tensor
 from asgkit.backbones.tiny.diffusion import TinyDiffusionNetwork
 from asgkit.backbones.tiny.flow import TinyFlowNetwork
 from asgkit.backbones.tiny.latent import CELLS, CHANNELS, LatentNetwork, row_normals
@@ -59,9 +59,7 @@ class TinyLatent(TinyUnderstanding):
     def decode_images(self, codes: Tensor) -> list[Image.Image]:
         """Pictures of latents (B, 9, 8)."""
         with torch.no_grad():
-            pixels = self.network.autoencoder.decode(codes.float())
-        arrays = (pixels.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy()
-        return [Image.fromarray(array) for array in arrays]
+            return to_images(self.network.autoencoder.decode(codes.float()))
 
     def _condition(self, prompts: Sequence[str]) -> Any:
         ids, mask = (t.to(self.device) for t in self.tokenizer.batch(prompts, left=True))

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from asgkit.backbones.tiny.codes import build_codebook, halve, nearest, patches, to_tensor
+from asgkit.backbones.tiny.codes import build_codebook, encode, halve, patches, to_tensor
 from asgkit.backbones.tiny.data import Batch, Sampler, TextRows
 from asgkit.backbones.tiny.network import NetworkConfig, TinyARNetwork, TinyReader
 from asgkit.backbones.tiny.prompts import vocabulary
@@ -57,12 +57,6 @@ def make_codebooks(config: PretrainConfig) -> tuple[Tensor, Tensor]:
     return books[0], books[1]
 
 
-def encode(network: TinyARNetwork, pixels: Tensor) -> Tensor:
-    """Codes (B, 45) of pictures (B, 3, 24, 24): nearest coarse patches, then nearest fine patches."""
-    coarse = nearest(patches(halve(pixels)), network.coarse_book)
-    return torch.cat([coarse, nearest(patches(pixels), network.fine_book)], 1)
-
-
 def _text_loss(network: TinyReader, past, group: TextRows) -> Tensor:
     start = torch.zeros(len(group.rows), dtype=torch.int64)
     hidden, _ = network.read(group.ids, group.mask, select_rows(past, group.rows), None, start)
@@ -74,7 +68,7 @@ def _draw_loss(network: TinyARNetwork, batch: Batch) -> Tensor:
     ids, mask = batch.draw.ids, batch.draw.mask & (batch.draw.ids != EOS)
     start = torch.zeros(len(ids), dtype=torch.int64)
     _, past = network.read(ids, mask, None, None, start)
-    codes = encode(network, batch.pixels[batch.draw.rows])
+    codes = encode(batch.pixels[batch.draw.rows], network.coarse_book, network.fine_book)
     coarse, fine = network.code_logits(network.draw_hidden(codes, past, mask))
     cut = coarse.shape[1]
     return (nn.functional.cross_entropy(coarse.float().flatten(0, 1), codes[:, :cut].flatten())

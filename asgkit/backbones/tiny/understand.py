@@ -35,18 +35,30 @@ class _State:
     position: Tensor
 
 
+# A tensor that only this model has. Only its name is asked for, so that files of earlier versions are known too.
+MARKS = {"tiny-ar": "coarse_book", "tiny-flow": "expert.position", "tiny-diffusion": "queries"}
+
+
 def read_checkpoint(path: Path, model: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a tiny checkpoint; raises FileNotFoundError with the command that makes one,
-    SafetensorError naming a damaged file."""
+    """Tensors and metadata of a checkpoint of `model`.
+
+    Raises FileNotFoundError with the command that makes one, SafetensorError naming a damaged file, ValueError naming
+    the model that a sound file belongs to.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint {path.name}; shipped bases: "
                                 f"{sorted(p.stem for p in CHECKPOINTS.glob('*.safetensors'))}; "
                                 f"train one with `asgkit pretrain {model}`")
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+            tensors, meta = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
     except SafetensorError as error:  # its own text does not say which file
         raise SafetensorError(f"{path}: {error}") from error
+    if MARKS[model] not in tensors:
+        others = [name for name, mark in MARKS.items() if mark in tensors]
+        raise ValueError(f"{path.name} is no checkpoint of {model}: "
+                         + (f"set backbone={others[0]}" if others else "train one with `asgkit pretrain`"))
+    return tensors, meta
 
 
 class TinyUnderstanding:
