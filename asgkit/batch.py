@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from asgkit.batch_job import Job, Outcome, has_sentinel
-from asgkit.config import PoolConfig, measured_name
+from asgkit.config import Config, PoolConfig, measured_name
 from asgkit.console import Refused, duration
 from asgkit.files import sha256, write_json
 from asgkit.grids import GridRun
@@ -269,29 +269,37 @@ def grid_task(run: GridRun, notebook: Path, work: Path, measured: Path) -> Task:
     return Task(name, parameters, token, measured / "runs" / name / "metrics.json")
 
 
-def prepare(runs: Iterable[GridRun], measured: Path, clone: Path = Path()) -> None:
+def prepare(runs: Iterable[GridRun], measured: Path, clone: Path = Path(), say: Callable[[str], None] = print) -> None:
     """What runs share and would otherwise make at the same time: the default pool, and the measured bases.
 
-    A base that `measured` lacks is copied from the clone's results/measured. Raises FileNotFoundError when it is not
-    there either: a run is scored with its base's best decoding, and beside its base.
+    A base that `measured` lacks is copied from the clone's results/measured; one that is not there either is measured
+    here, which is said: a run is scored with its base's best decoding, and beside its base.
     """
     from asgkit.reproduce import POOL_SCENES, ensure_pool
 
     runs = list(runs)
-    for name in sorted({measured_name(run.backbone, run.base) for run in runs}):
-        target, source = measured / "base" / name, clone / COMMITTED / "base" / name
-        if (target / "decodings.json").is_file():
-            continue
-        if not (source / "decodings.json").is_file():
-            raise FileNotFoundError(f"{target} has no decodings.json: measure that base first, with "
-                                    f"asgkit.experiments.measure_base, which chooses its best decoding")
-        aside = target.with_name(f".{name}.partial")
-        shutil.rmtree(aside, ignore_errors=True)
-        shutil.copytree(source, aside)
-        shutil.rmtree(target, ignore_errors=True)
-        aside.rename(target)
+    for run in {measured_name(run.backbone, run.base): run for run in runs}.values():
+        _prepare_base(run.experiment.config(), measured / "base", clone / COMMITTED / "base", say)
     if any(run.experiment.config().pool.path == PoolConfig().path for run in runs):
         ensure_pool(clone / PoolConfig().path, POOL_SCENES)
+
+
+def _prepare_base(config: Config, bases: Path, committed: Path, say: Callable[[str], None]) -> None:
+    from asgkit.experiments import base_measured, measure_base
+
+    name = measured_name(config.backbone, config.base)
+    target = bases / name
+    if base_measured(target):
+        return
+    if not base_measured(committed / name):
+        say(f"measuring the base {name}, which takes minutes: {target} is not there, nor is {committed / name}")
+        measure_base(config, target)
+        return
+    aside = target.with_name(f".{name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    shutil.copytree(committed / name, aside)
+    shutil.rmtree(target, ignore_errors=True)
+    aside.rename(target)
 
 
 def clone_folder() -> Path:

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -80,18 +81,17 @@ class NaiveBackbone:
         parts = [self.inner.generate_images([prompt], seeds=[seed], role=role, guidance=guidance,
                                             temperature=temperature)
                  for prompt, seed in zip(prompts, seeds, strict=True)]
-        logp = None if parts[0].logp is None else torch.cat([part.logp for part in parts])
-        return Drawings([part.images[0] for part in parts], torch.cat([part.codes for part in parts]), logp)
+        return Drawings([part.images[0] for part in parts], torch.cat([part.codes for part in parts]),
+                        _join([part.logp for part in parts]))
 
     def generation_stats(self, prompts: Sequence[str], codes: Tensor, *, role: Role | None,
                          noise: NoiseSpec | None = None, grad: bool = False, keep_logits: bool = False) -> GenStats:
-        """One drawing at a time (token models: a regression's shared noise cannot be cut into rows)."""
-        if noise is not None:
-            raise ValueError("the naive mode measures token models; noise must be None")
-        parts = [self.inner.generation_stats([prompt], codes[i : i + 1], role=role, grad=grad, keep_logits=keep_logits)
+        """One drawing at a time; a regression's row keeps its own times and noise seed."""
+        parts = [self.inner.generation_stats([prompt], codes[i : i + 1], role=role, grad=grad, keep_logits=keep_logits,
+                                             noise=_row(noise, i))
                  for i, prompt in enumerate(prompts)]
-        joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in ("loss", "logp", "entropy")}
-        return GenStats(**joined, logits=torch.cat([part.logits for part in parts]) if keep_logits else None)
+        return GenStats(**{field.name: _join([getattr(part, field.name) for part in parts])
+                           for field in fields(GenStats)})
 
     def use_role(self, role: Role | None) -> AbstractContextManager[None]:
         """As the inner backbone."""
@@ -117,6 +117,15 @@ def _one(completions: Answers | Sequence[str], i: int) -> Answers | list[str]:
     width = int(completions.mask[i].sum())
     cut = slice(i, i + 1), slice(0, max(1, width))
     return Answers([completions.texts[i]], completions.ids[cut], completions.mask[cut], completions.logp[cut])
+
+
+def _row(noise: NoiseSpec | None, i: int) -> NoiseSpec | None:
+    return None if noise is None else NoiseSpec(noise.t[i : i + 1], [noise.seeds[i]])
+
+
+def _join(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """One tensor of all rows; None where the model has no such statistic."""
+    return None if parts[0] is None else torch.cat(parts)
 
 
 def _stack(parts: Sequence[Tensor]) -> Tensor:

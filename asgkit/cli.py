@@ -105,12 +105,13 @@ def bench(
     overrides: Overrides = None,
     preset: Annotated[str, typer.Option(help="Preset of the timed steps.")] = "tiny",
     steps: Annotated[int, typer.Option(min=1, help="Timed repeats of the U and of the G step.")] = 2,
-    to: Annotated[Path, typer.Option("--out", help="Where the result goes.")] = Path("results/bench/tiny_ar_cpu.json"),
+    to: Annotated[Path | None, typer.Option("--out", help="Where the result goes (default: "
+                                                          "results/bench/BACKBONE_DEVICE.json).")] = None,
     threads: Threads = 1,
 ) -> None:
     """Time the same U and G step batched with prefix reuse, and naively with one call per row.
 
-    Run it on an idle machine. Example: [bold]asgkit bench --steps 3[/]
+    Run it on an idle machine. Examples: [bold]asgkit bench --steps 3[/] · [bold]asgkit bench backbone=tiny-flow[/]
     """
     from asgkit.bench import NAMES, TARGETS, run_bench
     from asgkit.files import write_json
@@ -121,6 +122,7 @@ def bench(
     cli_runs.check_backbone(config)
     cli_runs.default_pool(config)
     result = run_bench(preset, Path(config.pool.path), steps, overrides or [])
+    to = to or Path("results/bench") / f"{config.backbone.replace('-', '_')}_{result['machine']['device']}.json"
     to.parent.mkdir(parents=True, exist_ok=True)
     write_json(to, result)
     for phase, stages in result["steps"].items():

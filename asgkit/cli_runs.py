@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import signal
 from pathlib import Path
@@ -37,7 +38,8 @@ def pretrain(
     from asgkit.launch import use_threads
 
     if model not in BACKBONES:
-        raise Refused(f"unknown model {model!r}; choose one of {', '.join(BACKBONES)}")
+        near = difflib.get_close_matches(model, BACKBONES, n=1, cutoff=0.0)
+        raise Refused(f"unknown model {model!r}; did you mean {near[0]!r}? Models: {', '.join(BACKBONES)}")
     if model != "tiny-ar" and registers is not None:
         raise Refused(f"--registers is for tiny-ar; {model} has the base clean alone")
     if precision not in ("bf16", "fp32"):
@@ -197,7 +199,7 @@ def _check_resume(path: Path, config: Config) -> None:
 
 def default_run(config: Config) -> Path:
     """results/runs/PRESET-BACKBONE-BASE-sSEED, with the control's name if there is one."""
-    parts = [config.preset, config.backbone, Path(config.base).stem, *([config.control] if config.control else [])]
+    parts = [config.preset, measured_name(config.backbone, config.base), *([config.control] if config.control else [])]
     return Path("results/runs") / f"{'-'.join(parts)}-s{config.seed}"
 
 
@@ -249,8 +251,8 @@ def _step_of(path: Path) -> int:
 def evaluate(
     run: Annotated[Path | None, typer.Argument(help="A run directory, for example results/runs/NAME.",
                                                show_default=False)] = None,
-    base: Annotated[str | None, typer.Option(help="Instead of RUN: measure an untrained base, clean or registers.")]
-    = None,
+    base: Annotated[str | None, typer.Option(help="Instead of RUN: measure an untrained base, as tiny-flow-clean or "
+                                                  "my/tiny-flow-own.safetensors.")] = None,
     split: Annotated[str, typer.Option(help="test is reported; dev is for choosing settings.")] = "test",
     step: Annotated[int | None, typer.Option(help="Checkpoint (default: the newest valid).")] = None,
     curve: Annotated[bool, typer.Option("--curve", help="Every kept checkpoint on dev, into RUN/curve.csv.")] = False,
@@ -265,7 +267,7 @@ def evaluate(
     An evolved model must also beat a base that merely samples more sharply.
 
     Examples: [bold]asgkit eval results/runs/NAME[/] · [bold]asgkit eval results/runs/NAME --curve[/] ·
-    [bold]asgkit eval --base clean[/]
+    [bold]asgkit eval --base tiny-flow-clean[/]
     """
     from asgkit import scoring
     from asgkit.launch import use_threads
@@ -275,12 +277,12 @@ def evaluate(
     if split not in ("dev", "test"):
         raise Refused(f"unknown split {split!r}; choose dev or test")
     if (run is None) == (base is None):
-        raise Refused("give a run directory, or --base clean to measure an untrained base")
+        raise Refused("give a run directory, or --base tiny-ar-clean to measure an untrained base")
     use_threads(threads)
     sizes = scoring.SMALL if quick else scoring.FULL
     best = None if temperature is None else {"temperature": temperature, "guidance": guidance}
     if base is not None:
-        _evaluate_base(base.removeprefix("tiny-ar-"), split, best, sizes)
+        _evaluate_base(base_config(base), split, best, sizes)
     elif curve:
         path = scoring.learning_curve(run, scoring.CURVE)
         rows = scoring.read_curve(path)
@@ -296,16 +298,29 @@ def evaluate(
         out.print(f"wrote {run / 'metrics.json'}; a change needs its interval: asgkit report", highlight=False)
 
 
-def _evaluate_base(base: str, split: str, best: dict[str, float] | None, sizes: dict[str, int]) -> None:
+def base_config(name: str) -> Config:
+    """The preset `tiny` on a base named as results name it: `tiny-flow-clean`, `my/tiny-flow-own.safetensors`.
+
+    A name without a backbone is a base of tiny-ar.
+    """
+    from asgkit.backbones.base import BACKBONES
+
+    file = name.endswith(".safetensors")
+    first = Path(name).name if file else name
+    backbone = next((b for b in BACKBONES if first.startswith(f"{b}-")), "tiny-ar")
+    return resolve("tiny", {"backbone": backbone, "base": name if file else name.removeprefix(f"{backbone}-")})
+
+
+def _evaluate_base(config: Config, split: str, best: dict[str, float] | None, sizes: dict[str, int]) -> None:
     from asgkit.scoring import evaluate_base
 
-    config = resolve("tiny", [f"base={base}"])
-    folder = Path("results/measured/base") / measured_name(config.backbone, base)
+    name = measured_name(config.backbone, config.base)
+    folder = Path("results/measured/base") / name
     if (folder / "metrics.json").exists():
         raise Refused(f"{folder} holds a measurement already: delete it to measure again")
     check_backbone(config)
     result = evaluate_base(config, folder, split, best, sizes=sizes)
-    out.print(table(f"base {base}, {split} (percent)", ("score", "percent"), list(result["scores"].items())))
+    out.print(table(f"base {name}, {split} (percent)", ("score", "percent"), list(result["scores"].items())))
     out.print(f"wrote {folder}", highlight=False)
 
 

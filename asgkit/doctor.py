@@ -101,6 +101,8 @@ def _checkpoint(base: str) -> Check:
         read_checkpoint(path, base.rpartition("-")[0])
     except SafetensorError as error:
         return Check(f"base {base}", False, f"{path.name} is damaged ({error})", fix)
+    except ValueError as error:  # a sound file of another model
+        return Check(f"base {base}", False, str(error), fix)
     return Check(f"base {base}", True, f"{path.name}, {path.stat().st_size / 1e6:.1f} MB")
 
 

@@ -20,22 +20,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 import yaml
 
-from asgkit.config import PoolConfig, measured_name, resolve
+from asgkit.config import Config, PoolConfig, measured_name, resolve
 from asgkit.console import Refused
 from asgkit.files import pack
 from asgkit.launch import use_threads
 from asgkit.scoring import CURVE, SMALL, evaluate, learning_curve
 
 if TYPE_CHECKING:
-    from asgkit.experiments import Experiment
+    from asgkit.grids import GridRun
 
 POOL = Path(PoolConfig().path)
 POOL_SCENES = 2000
 NOTEBOOK = Path("notebooks/06_the_full_loop.ipynb")
-SMOKE_BASES = ("clean", "registers")
+SMOKE = (("tiny-ar", "clean"), ("tiny-ar", "registers"))  # backbone and base of each short run
 PROFILES = {
     "smoke": "two bases, 10 steps each, at most 12 minutes on 2 cores",
-    "small": "the committed grid of runs, hours on 2 cores",
+    "small": "every run of every shipped grid, days on 2 cores; stop it and go on as you like",
 }
 
 
@@ -123,11 +123,12 @@ def clear_smoke_run(path: Path) -> None:
     shutil.rmtree(path)
 
 
-def smoke_run(base: str, results: Path, made: Made, say: Callable[[str], None], backbone: str = "tiny-ar",
+def smoke_run(backbone: str, base: str, results: Path, made: Made, say: Callable[[str], None],
               notebook: Path = NOTEBOOK) -> Path:
     """One base through the full-loop notebook, then evaluated."""
     config = resolve("smoke", [f"backbone={backbone}", f"base={base}"])
-    run_dir = results / "runs" / f"smoke-{backbone}-{base}-s{config.seed}"
+    name = measured_name(backbone, base)
+    run_dir = results / "runs" / f"smoke-{name}-s{config.seed}"
     clear_smoke_run(run_dir)
     relative = lambda path: os.path.relpath(path, notebook.parent)  # as when a reader opens the notebook
     with made.timed(f"train {backbone}, base {base}, in the notebook", say) as paths:
@@ -135,7 +136,7 @@ def smoke_run(base: str, results: Path, made: Made, say: Callable[[str], None], 
                       "steps": config.schedule.steps, "overrides": [], "pool": relative(POOL),
                       "run_dir": relative(run_dir)}
         paths.append(str(run_notebook(notebook, run_dir, parameters)))
-    with made.timed(f"evaluate {base}", say) as paths:
+    with made.timed(f"evaluate {name}", say) as paths:
         evaluate(run_dir, sizes=SMALL)
         learning_curve(run_dir, CURVE)
         paths += [str(run_dir / "metrics.json"), str(run_dir / "curve.csv")]
@@ -144,37 +145,38 @@ def smoke_run(base: str, results: Path, made: Made, say: Callable[[str], None], 
 
 # -- profiles -------------------------------------------------------------------------------------------------------
 def reproduce_smoke(results: Path, figures: Path, say: Callable[[str], None]) -> Made:
-    """Pool, both bases through the notebook, evaluation, report."""
+    """Pool, the bases of `SMOKE` through the notebook, evaluation, report."""
     _in_clone(NOTEBOOK)
     made = Made()
     _make_pool(made, say)
-    runs = {base: smoke_run(base, results, made, say) for base in SMOKE_BASES}
+    runs = {measured_name(*pair): smoke_run(*pair, results, made, say) for pair in SMOKE}
     fresh = results / "smoke"
     shutil.rmtree(fresh, ignore_errors=True)
     for base, run in runs.items():
-        publish(run, fresh, f"tiny-ar-{base}-joint-s{resolve('smoke').seed}")
+        publish(run, fresh, f"{base}-joint-s{resolve('smoke').seed}")
     _report(results, figures, fresh, figures / "smoke", made, say)
     return made
 
 
 def reproduce_small(results: Path, figures: Path, say: Callable[[str], None], workers: int = 1) -> Made:
-    """The committed grid anew: both bases measured, every run trained or resumed and evaluated, then the report.
+    """Every shipped grid anew: bases measured, every run trained or resumed and evaluated, then the report.
 
     Everything goes to results/small; what is finished there is skipped, so the command can be stopped and repeated.
     """
     from asgkit import experiments
 
-    made, grid, fresh = Made(), experiments.committed_grid(), results / "small"
+    made, grid, fresh = Made(), experiments.committed_runs(), results / "small"
     measured = fresh / "measured"
     _make_pool(made, say)
-    for base in experiments.BASES:
-        folder = measured / "base" / f"tiny-ar-{base}"
-        if not (folder / "metrics.json").is_file():
-            with made.timed(f"measure base {base}", say) as paths:
-                experiments.measure_base(base, folder)
+    todo = _possible([run for run in grid if not experiments.finished(run.experiment, measured)], say)
+    for run in {measured_name(run.backbone, run.base): run for run in todo}.values():
+        config = run.experiment.config()
+        folder = measured / "base" / measured_name(config.backbone, config.base)
+        if not experiments.base_measured(folder):
+            with made.timed(f"measure base {folder.name}", say) as paths:
+                experiments.measure_base(config, folder)
                 paths.append(str(folder))
-    todo = [one for one in grid if not experiments.finished(one, measured)]
-    say(f"{len(grid)} runs in the grid, {len(grid) - len(todo)} finished already")
+    say(f"{len(grid)} runs in the grids, {len(todo)} to make")
     with made.timed(f"train and evaluate {len(todo)} runs", say) as paths:
         paths.append(str(measured / "runs"))
         for number, path in enumerate(_run_grid(todo, fresh / "runs", measured, workers), start=1):
@@ -183,18 +185,40 @@ def reproduce_small(results: Path, figures: Path, say: Callable[[str], None], wo
     return made
 
 
-def _run_grid(grid: Sequence[Experiment], work: Path, measured: Path, workers: int) -> Iterator[Path]:
-    """Finished folders in the order of the grid; each worker is a process of its own with as many threads as this."""
-    from asgkit.experiments import CURVE_SIZES, run_experiment
+def _possible(runs: Sequence[GridRun], say: Callable[[str], None]) -> list[GridRun]:
+    """The runs whose inputs are there. Each other is named with the input it lacks: a day later would be too late."""
+    kept = []
+    for run in runs:
+        if absent := missing_inputs(run.experiment.config()):
+            say(f"left out {run.experiment.name}: {' and '.join(absent)} missing; the grid's file says what makes it")
+        else:
+            kept.append(run)
+    return kept
 
-    curve = partial(learning_curve, sizes=CURVE_SIZES)
-    job = partial(run_experiment, work=work, measured=measured, curve=curve)
+
+def missing_inputs(config: Config) -> list[str]:
+    """Paths that a run needs and that are not there: its pool (the default one is made) and the judge it names."""
+    paths = [] if Path(config.pool.path) == POOL else [config.pool.path]
+    paths += [] if config.generator.scorer in ("live", "frozen") else [config.generator.scorer]
+    return [path for path in paths if not Path(path).exists()]
+
+
+def _run_grid(grid: Sequence[GridRun], work: Path, measured: Path, workers: int) -> Iterator[Path]:
+    """Finished folders in the order of the grid; each worker is a process of its own with as many threads as this."""
+    job = partial(_grid_run, work=work, measured=measured)
     if workers == 1:
         yield from map(job, grid)
         return
     # spawn: a fork of a process in which torch has started threads can hang
     with ProcessPoolExecutor(workers, get_context("spawn"), use_threads, (torch.get_num_threads(),)) as pool:
         yield from pool.map(job, grid)
+
+
+def _grid_run(run: GridRun, work: Path, measured: Path) -> Path:
+    from asgkit.experiments import CURVE_SIZES, run_experiment
+
+    curve = partial(learning_curve, sizes=CURVE_SIZES) if run.curve else None
+    return run_experiment(run.experiment, work, measured, curve=curve)
 
 
 def _make_pool(made: Made, say: Callable[[str], None]) -> None:
