@@ -10,9 +10,14 @@ from sklearn.metrics import roc_curve as sklearn_roc
 
 from asgkit.report.stats import (
     auroc,
+    block_bootstrap,
+    block_indices,
     coverage,
     difference_between_arms,
+    draw_items,
     holm,
+    interval_between,
+    interval_of,
     iqm,
     mcnemar,
     paired_bootstrap,
@@ -89,6 +94,82 @@ def test_difference_between_arms():
         difference_between_arms(np.zeros((2, 3)), np.zeros((2, 4)))
 
 
+def test_items_drawn_once_give_the_same_intervals():
+    rng = np.random.default_rng(4)
+    base, first, second = rng.random(60), rng.random((3, 60)), rng.random((5, 60))
+    drawn = draw_items(np.concatenate([first, second]) - base, resamples=500)
+    one, other = drawn.pick([0, 1, 2]), drawn.pick(range(3, 8))
+    assert interval_of(one) == paired_bootstrap(base, first, resamples=500)
+    both, apart = interval_between(one, other), difference_between_arms(first, second, resamples=500)
+    # gains over one base on the same resampled items: the base cancels, up to float32
+    assert (both.delta, both.low, both.high) == pytest.approx((apart.delta, apart.low, apart.high), abs=1e-5)
+    assert both.n_seeds == 3
+
+
+def test_matched_seeds_cancel_what_they_share():
+    rng = np.random.default_rng(5)
+    luck = rng.normal(0, 0.2, (3, 1))  # a seed's own luck, in both arms
+    items = rng.random(80)
+    first, second = draw_items(items + luck + 0.1, resamples=500), draw_items(items + luck, resamples=500)
+    matched, apart = interval_of(first - second), interval_between(first, second)
+    assert (matched.delta, matched.low, matched.high) == pytest.approx((0.1, 0.1, 0.1), abs=1e-5)
+    assert apart.high - apart.low > 0.1
+    with pytest.raises(ValueError, match="numbers of runs"):
+        first - second.pick([0])
+
+
+def test_paired_bootstrap_of_one_seed_agrees_with_scipy():
+    gains = np.random.default_rng(6).exponential(1.0, 300)
+    theirs = scipy_stats.bootstrap((gains,), np.mean, n_resamples=10_000, method="percentile",
+                                   rng=np.random.default_rng(0)).confidence_interval
+    ours = paired_bootstrap(np.zeros(300), gains)
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.02)
+
+
+def test_blocks_are_runs_of_neighbours():
+    rows = block_indices(10, 4, 50)
+    assert rows.shape == (50, 10) and rows.min() >= 0 and rows.max() <= 9
+    steps = np.diff(rows, axis=1) % 10
+    assert (steps[:, [0, 1, 2, 4, 5, 6, 8]] == 1).all()  # within the blocks of 4, 4 and 2
+    assert not (steps[:, 3] == 1).all()
+    assert np.array_equal(block_indices(7, 7, 3)[:, 1:], (block_indices(7, 7, 3)[:, :-1] + 1) % 7)
+    with pytest.raises(ValueError, match="between 1 and"):
+        block_indices(10, 11, 5)
+
+
+def test_block_bootstrap_of_single_steps_agrees_with_scipy():
+    series = np.random.default_rng(7).normal(2.0, 1.0, 200)
+    theirs = scipy_stats.bootstrap((series,), np.mean, n_resamples=4000, method="percentile",
+                                   rng=np.random.default_rng(0)).confidence_interval
+    value, low, high = block_bootstrap(series, np.mean, block=1, resamples=4000)
+    assert value == pytest.approx(series.mean())
+    assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=0.015)
+
+
+def test_block_bootstrap_keeps_columns_together():
+    series = np.arange(40.0)
+    value, low, high = block_bootstrap(np.stack([series, 3 - 2 * series], 1), block=5, resamples=50,
+                                       statistic=lambda xy: float(np.corrcoef(xy.T)[0, 1]))
+    assert (value, low, high) == pytest.approx((-1.0, -1.0, -1.0))
+
+
+def _covers(block):
+    """Share of 150 AR(1) series, rho = 0.7, whose interval holds the true mean 0."""
+    rng, hits = np.random.default_rng(8), 0
+    for trial in range(150):
+        noise, series = rng.normal(size=250), np.empty(250)
+        series[0] = noise[0]
+        for i in range(1, 250):
+            series[i] = 0.7 * series[i - 1] + noise[i]
+        _, low, high = block_bootstrap(series, np.mean, block=block, resamples=200, seed=trial)
+        hits += low <= 0 <= high
+    return hits / 150
+
+
+def test_blocks_cover_where_single_steps_do_not():
+    assert _covers(25) > 0.82 and _covers(1) < 0.75
+
+
 def test_bad_shapes_are_refused():
     with pytest.raises(ValueError, match="Q >= 1"):
         paired_bootstrap(np.zeros((2, 2)), np.zeros((2, 2)))
@@ -102,6 +183,25 @@ def test_iqm_by_hand():
 
 def test_probability_of_improvement_by_hand():
     assert probability_of_improvement([1.0, 3.0], [2.0, 3.0]) == pytest.approx((0 + 0 + 1 + 0.5) / 4)
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=6), st.lists(st.integers(0, 4), min_size=1, max_size=6))
+def test_probability_of_improvement_is_scaled_mann_whitney(first, second):
+    u = scipy_stats.mannwhitneyu(first, second).statistic
+    assert probability_of_improvement(first, second) == pytest.approx(u / (len(first) * len(second)))
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
+def test_iqm_lies_between_the_quartiles_of_whole_values(values):
+    ordered = np.sort(values)
+    cut = len(ordered) // 4
+    assert iqm(values) == pytest.approx(ordered[cut : len(ordered) - cut].mean())
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_is_between_the_raw_value_and_bonferroni(p):
+    for raw, adjusted in zip(p, holm(p), strict=True):
+        assert raw - 1e-12 <= adjusted <= min(1.0, len(p) * raw) + 1e-12
 
 
 def test_mcnemar_by_hand_and_against_scipy():

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,11 +14,13 @@ import pandas as pd
 import yaml
 
 from asgkit.config import measured_name
-from asgkit.files import sha256
+from asgkit.files import pack_bytes, sha256, unpack_bytes
 
-EVIDENCE = ("config.yaml", "metrics.json", "items.npz", "curve.csv", "log.jsonl.gz", "examples.npz", "premise.json",
+LOGS = ("log.jsonl.xz", "log.jsonl.gz")  # packed by this version and by those before it
+EVIDENCE = ("config.yaml", "metrics.json", "items.npz", "curve.csv", *LOGS, "examples.npz", "premise.json",
             "curve_base.json", "decodings.json")
 MAIN = {"answers": "single", "drawings": "overall"}  # the metric that stands for each side in a figure
+LIMIT = 60e6  # bytes that results/measured may take: it is cloned with the code
 
 
 class Untraceable(ValueError):
@@ -85,13 +87,26 @@ class Run(Measurement):
             frame[["side", "metric"]] = frame.pop("name").str.split("/", n=1, expand=True)
         return frame.assign(arm=self.arm, seed=self.seed)[columns]
 
-    def log(self) -> pd.DataFrame:
-        """log.jsonl.gz, one row per record; empty when there is none."""
-        path = self.path / "log.jsonl.gz"
-        if not path.is_file():
-            return pd.DataFrame()
-        with gzip.open(path, "rt", encoding="utf-8") as stream:
-            return pd.DataFrame([json.loads(line) for line in stream])
+    @property
+    def log_path(self) -> Path | None:
+        """The packed log, None when there is none. Raises Untraceable when there are two."""
+        found = [self.path / name for name in LOGS if (self.path / name).is_file()]
+        if len(found) > 1:
+            raise Untraceable(f"{self.name} holds two logs, {found[0].name} and {found[1].name}: delete the older one")
+        return found[0] if found else None
+
+    def log(self, fields: Sequence[str] | None = None) -> pd.DataFrame:
+        """The log, one row per record; empty when there is none.
+
+        fields: columns wanted, missing values where a record lacks one; a few are read ten times faster than all.
+        """
+        path = self.log_path
+        if path is None:
+            return pd.DataFrame(columns=list(fields or ()))
+        records = map(json.loads, unpack_bytes(path).splitlines())
+        if fields is None:
+            return pd.DataFrame(list(records))
+        return pd.DataFrame([[record.get(name) for name in fields] for record in records], columns=list(fields))
 
 
 @dataclass(frozen=True)
@@ -145,15 +160,57 @@ def _open_run(path: Path) -> Run:
     return Run(path.name, path, base, arm, int(config["seed"]), config, sha256(content))
 
 
+def unchanged(base: Measurement, run: Measurement, metric: str) -> bool:
+    """Whether every raw result behind a metric is the same on base and run, question by question, drawing by drawing.
+
+    Stricter than a difference of 0: under `answers/single` all framings must agree, not only their mean.
+    """
+    return all(np.array_equal(a, b) for a, b in zip(*(_raw(m.items, metric) for m in (base, run)), strict=True))
+
+
+def repack_logs(results_dir: str | Path) -> tuple[int, int, int]:
+    """Turn every `log.jsonl.gz` of `<results_dir>/measured/runs` into `log.jsonl.xz` of the same content.
+
+    Returns (logs, bytes before, bytes after); a gzip file goes only when its twin reads back equal. Run
+    `asgkit report` afterwards: the sidecars name the files. Raises OSError for a damaged gzip file.
+    """
+    logs = before = after = 0
+    for old in sorted((Path(results_dir) / "measured" / "runs").glob("*/log.jsonl.gz")):
+        new, content = old.with_suffix(".xz"), unpack_bytes(old)
+        pack_bytes(content, new)
+        if unpack_bytes(new) != content:
+            raise OSError(f"{new} does not read back as {old.name}: delete it and try again")
+        logs, before, after = logs + 1, before + old.stat().st_size, after + new.stat().st_size
+        old.unlink()
+    return logs, before, after
+
+
+def measured_bytes(results_dir: str | Path) -> int:
+    """Bytes of all files below `<results_dir>/measured`; LIMIT is what a clone should carry."""
+    return sum(path.stat().st_size for path in (Path(results_dir) / "measured").rglob("*") if path.is_file())
+
+
+_ANSWERS = {"single": "framings", "sampled": "sampled", "canonical": "canonical", "majority": "majority",
+            "agreement": "fraction"}
+
+
+def _raw(items: dict[str, np.ndarray], metric: str) -> tuple[np.ndarray, ...]:
+    """The arrays behind a metric: (N, Q) or (Q,) for answers, (P, S) for drawings."""
+    side, name = metric.split("/", 1)
+    if side == "answers":
+        name, _, family = name.partition("/")
+        values = items[_ANSWERS[name]]
+        return (values[..., items["family"] == family] if family else values,)
+    return (items[side] if name == "overall" else items[side][items["tag"] == name.removeprefix("tag/")],)
+
+
 def _item_values(items: dict[str, np.ndarray], metric: str) -> np.ndarray:
     side, name = metric.split("/", 1)
     if side == "answers":
         name, _, family = name.partition("/")
-        source = {"single": "framings", "sampled": "sampled", "canonical": "canonical", "majority": "majority",
-                  "agreement": "fraction"}
-        if name not in source:
+        if name not in _ANSWERS:
             raise Untraceable(f"no per-item values are kept for {metric}")
-        values = items[source[name]].astype(np.float64)
+        values = items[_ANSWERS[name]].astype(np.float64)
         values = values.mean(0) if values.ndim == 2 else values
         return values[items["family"] == family] if family else values
     if side not in ("drawings", "drawings_best"):

@@ -46,8 +46,7 @@ def paired_bootstrap(base: np.ndarray, evolved: np.ndarray, *, resamples: int = 
     Shapes: base (Q,), evolved (S, Q) or (Q,). Raises ValueError for other shapes, NaN or no items.
     """
     gains = _seeds_by_items(evolved, "evolved") - _items(base)
-    draws = _resampled_means(gains, resamples, seed, 0, level)
-    return _interval(float(gains.mean()), draws, gains.shape[1], gains.shape[0], level)
+    return interval_of(draw_items(gains, resamples=resamples, seed=seed), seed=seed, level=level)
 
 
 def difference_between_arms(first: np.ndarray, second: np.ndarray, *, resamples: int = 10_000, seed: int = 0,
@@ -59,8 +58,8 @@ def difference_between_arms(first: np.ndarray, second: np.ndarray, *, resamples:
     a, b = _seeds_by_items(first, "first"), _seeds_by_items(second, "second")
     if a.shape[1] != b.shape[1]:
         raise ValueError(f"the arms were measured on {a.shape[1]} and {b.shape[1]} items: evaluate both on the same")
-    draws = _resampled_means(a, resamples, seed, 0, level) - _resampled_means(b, resamples, seed, 1, level)
-    return _interval(float(a.mean() - b.mean()), draws, a.shape[1], min(len(a), len(b)), level)
+    drawn = [draw_items(values, resamples=resamples, seed=seed) for values in (a, b)]
+    return interval_between(*drawn, seed=seed, level=level)
 
 
 def _items(values: np.ndarray) -> np.ndarray:
@@ -77,7 +76,7 @@ def _seeds_by_items(values: np.ndarray, name: str) -> np.ndarray:
     return values
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def _item_weights(count: int, resamples: int, seed: int) -> np.ndarray:
     """Share of each item in each resample (R, Q) float32; cached, since every row of a table needs the same."""
     rng = np.random.default_rng([seed, count, 0])
@@ -89,25 +88,99 @@ def _item_weights(count: int, resamples: int, seed: int) -> np.ndarray:
     return weights
 
 
-def _resampled_means(values: np.ndarray, resamples: int, seed: int, arm: int, level: float) -> np.ndarray:
-    """Bootstrap means (R,) of values (S, Q), items paired across calls of equal Q, runs not across arms."""
-    runs, count = values.shape
-    centre = values.mean()
+@lru_cache(maxsize=32)
+def _run_weights(runs: int, resamples: int, seed: int, arm: int) -> np.ndarray:
+    """Share of each run in each resample (R, S); `arm` 0 or 1, so that the runs of two arms are drawn apart."""
+    rng = np.random.default_rng([seed, runs, 1 + arm])
+    return rng.multinomial(runs, np.full(runs, 1.0 / runs), size=resamples) / runs
+
+
+@dataclass(frozen=True)
+class ItemDraws:
+    """Runs with their items resampled, the costly half of a bootstrap: `means` (S,), `deviations` (R, S) from them.
+
+    Items are drawn alike for equal Q, R and seed, so draws of different runs stay paired and may be subtracted.
+    """
+
+    means: np.ndarray
+    deviations: np.ndarray
+    items: int
+
+    def pick(self, runs: Sequence[int]) -> ItemDraws:
+        """The draws of some of the runs, by their position."""
+        return ItemDraws(self.means[list(runs)], self.deviations[:, list(runs)], self.items)
+
+    def __sub__(self, other: ItemDraws) -> ItemDraws:
+        """Differences run by run, S runs each: seeds matched, items paired. Raises ValueError for other shapes."""
+        if self.deviations.shape != other.deviations.shape or self.items != other.items:
+            raise ValueError("the arms were measured on different items or numbers of runs: evaluate both on the same")
+        return ItemDraws(self.means - other.means, self.deviations - other.deviations, self.items)
+
+
+def draw_items(values: np.ndarray, *, resamples: int = 10_000, seed: int = 0) -> ItemDraws:
+    """Resample the items of S runs at once. Shapes: values (S, Q) -> means (S,), deviations (R, S)."""
+    values = _seeds_by_items(values, "values")
+    means = values.mean(1)
+    # Centred in float64 first: float32 products of small deviations lose nothing that matters.
+    centred = (values - means[:, None]).T.astype(np.float32)
+    return ItemDraws(means, _item_weights(values.shape[1], resamples, seed) @ centred, values.shape[1])
+
+
+def interval_of(gains: ItemDraws, *, seed: int = 0, level: float = 0.95) -> Interval:
+    """The interval of `paired_bootstrap` from gains whose items were drawn already."""
+    draws = _resampled_means(gains, seed, 0, level)
+    return _interval(float(gains.means.mean()), draws, gains.items, len(gains.means), level)
+
+
+def interval_between(first: ItemDraws, second: ItemDraws, *, seed: int = 0, level: float = 0.95) -> Interval:
+    """The interval of `difference_between_arms` from scores, or gains over one base, drawn already."""
+    draws = _resampled_means(first, seed, 0, level) - _resampled_means(second, seed, 1, level)
+    runs = min(len(first.means), len(second.means))
+    return _interval(float(first.means.mean() - second.means.mean()), draws, first.items, runs, level)
+
+
+def _resampled_means(drawn: ItemDraws, seed: int, arm: int, level: float) -> np.ndarray:
+    """Bootstrap means (R,) over items and runs; run levels stretched as `paired_bootstrap` says."""
+    runs, centre, stretch = len(drawn.means), drawn.means.mean(), 1.0
     if runs > 1:
         high = 0.5 + level / 2
         stretch = math.sqrt(runs / (runs - 1)) * t.ppf(high, runs - 1) / norm.ppf(high)
-        values = values + (stretch - 1.0) * (values.mean(1, keepdims=True) - centre)
-    # Centred in float64 first: float32 products of small deviations lose nothing that matters.
-    per_run = _item_weights(count, resamples, seed) @ (values - centre).T.astype(np.float32)  # (R, S)
-    rng = np.random.default_rng([seed, runs, 1 + arm])
-    weights = rng.multinomial(runs, np.full(runs, 1.0 / runs), size=resamples) / runs
-    return centre + (per_run * weights).sum(1)
+    weights = _run_weights(runs, len(drawn.deviations), seed, arm)
+    return centre + ((drawn.deviations + stretch * (drawn.means - centre)) * weights).sum(1)
 
 
 def _interval(delta: float, draws: np.ndarray, items: int, runs: int, level: float) -> Interval:
     low, high = np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2])
     # six decimals: below any effect, above float32 rounding, which may differ between processors
     return Interval(delta, round(float(low), 6) + 0.0, round(float(high), 6) + 0.0, items, runs, level)
+
+
+def block_indices(length: int, block: int, resamples: int, seed: int = 0) -> np.ndarray:
+    """Positions (R, T) of a circular block bootstrap: runs of `block` neighbours, the last one cut to fit.
+
+    Raises ValueError unless 1 <= block <= length.
+    """
+    if not 1 <= block <= length:
+        raise ValueError(f"block must be between 1 and the series' length {length}, got {block}")
+    starts = np.random.default_rng([seed, length, block]).integers(length, size=(resamples, -(-length // block)))
+    picked = (starts[:, :, None] + np.arange(block)) % length
+    return picked.reshape(resamples, -1)[:, :length]
+
+
+def block_bootstrap(series: np.ndarray, statistic: Callable[[np.ndarray], float], *, block: int,
+                    resamples: int = 2000, seed: int = 0, level: float = 0.95) -> tuple[float, float, float]:
+    """A statistic of a time series with a percentile interval that respects dependence over about `block` steps.
+
+    Returns (value, low, high). Shapes: series (T,) or (T, C), its columns resampled together; `statistic` maps such
+    an array to a number. Blocks of T^(1/3) to T/10 steps are usual; a block of 1 takes the steps as independent.
+    Raises ValueError for a series that is empty or not finite, or a block that does not fit.
+    """
+    series = np.asarray(series, dtype=np.float64)
+    if len(series) == 0 or not np.isfinite(series).all():
+        raise ValueError("block_bootstrap needs a finite series of at least one step")
+    draws = [statistic(series[rows]) for rows in block_indices(len(series), block, resamples, seed)]
+    low, high = np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2])
+    return float(statistic(series)), float(low), float(high)
 
 
 def iqm(values: Sequence[float] | np.ndarray) -> float:
