@@ -24,7 +24,10 @@ MAX_BYTES = 300_000
 PARAMETER = re.compile(r"[a-z_]+: (?:int|float|str|bool|list) = \S.*  # \S.*")
 ABSOLUTE = re.compile(r"(?<![\w.:/<])/(?:home|root|Users|tmp|work|opt|usr|var|mnt|private)/|[A-Z]:\\\\")
 
+PREMISES, RUN = (ROOT / "notebooks" / "batch" / f"{name}.ipynb" for name in ("premises", "run"))
+
 each = pytest.mark.parametrize("path", PATHS + BATCH, ids=lambda path: path.stem)
+lesson = pytest.mark.parametrize("path", [*PATHS, PREMISES], ids=lambda path: path.stem)  # the runner teaches nothing
 
 
 def read(path: Path) -> nbformat.NotebookNode:
@@ -48,18 +51,18 @@ def test_the_lessons_are_there_and_numbered_without_gaps():
 
 
 def test_the_batch_notebooks_are_there():
-    assert [path.stem for path in BATCH] == ["premises"]
+    assert BATCH == [PREMISES, RUN]
 
 
 def test_the_premise_notebook_takes_the_parameters_that_scripts_rely_on():
-    (cell,) = [c for c in code_cells(BATCH[0]) if "parameters" in c.metadata.get("tags", [])]
+    (cell,) = [c for c in code_cells(PREMISES) if "parameters" in c.metadata.get("tags", [])]
     found = dict(re.findall(r"^([a-z_]+): (\w+) =", cell.source, flags=re.MULTILINE))
     assert found == {"backbone": "str", "base": "str", "split": "str", "per_family": "int", "per_tag": "int",
                      "samples": "int", "groups": "int", "seed": "int", "out": "str"}
 
 
 def test_the_premise_notebook_says_that_independence_is_designed_and_leads_back():
-    text = "\n".join(cell.source for cell in read(BATCH[0]).cells if cell.cell_type == "markdown")
+    text = "\n".join(cell.source for cell in read(PREMISES).cells if cell.cell_type == "markdown")
     assert "independence is designed" in text
     assert "(../00_start_here.ipynb)" in text and "(../06_the_full_loop.ipynb)" in text
 
@@ -110,7 +113,7 @@ def test_small_enough_to_read_on_the_web(path):
     assert path.stat().st_size < MAX_BYTES
 
 
-@each
+@lesson
 def test_shape_of_a_lesson(path):
     cells = read(path).cells
     lengths = [len(cell.source.splitlines()) for cell in code_cells(path)]
@@ -119,7 +122,7 @@ def test_shape_of_a_lesson(path):
     assert len(headings(path, 1)) == 1 and 5 <= len(headings(path, 2)) <= 8
 
 
-@each
+@lesson
 def test_fixed_furniture(path):
     cells = read(path).cells
     assert "You will learn" in cells[0].source and re.search(r"\bminutes?\b", cells[0].source)
@@ -148,7 +151,7 @@ def test_papermill_reads_every_parameter(path):
     assert all(entry["help"] and entry["inferred_type_name"] != "None" for entry in found.values())
 
 
-@each
+@lesson
 def test_every_exercise_is_posed_and_left_open(path):
     source = "\n".join(cell.source for cell in code_cells(path))
     posed = re.findall(r'^check\("([0-9a-z.]+)", (.+?)\)(?:  #.*)?$', source, flags=re.MULTILINE)
@@ -156,7 +159,7 @@ def test_every_exercise_is_posed_and_left_open(path):
     assert 3 <= len(posed) <= 5 and all(attempt == "None" for _, attempt in posed)
 
 
-@each
+@lesson
 def test_lessons_probe_what_they_show(path):
     probes = sum("assert " in cell.source for cell in code_cells(path))
     assert probes >= 5
