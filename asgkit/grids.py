@@ -6,6 +6,7 @@
     backbones: [tiny-ar]              # and bases, seeds: every combination is a run
     shared: [checkpoint.every=30]     # overrides of every arm, written as for `asgkit train`
     curve: true                       # measure the kept checkpoints too
+    reference: {u-: u-only, "": joint}  # the arm that each arm is compared with, by the start of its name
     arms:
       joint: []
       u-only: [schedule.generation=0, schedule.steps=90]
@@ -99,6 +100,7 @@ class Arm(_Strict):
     bases: list[str] | None = Field(None, min_length=1)
     seeds: list[int] | None = Field(None, min_length=1)
     curve: bool | None = None
+    reference: str | None = Field(None, min_length=1)
 
 
 class Sweep(_Strict):
@@ -127,6 +129,7 @@ class Grid(_Strict):
     seeds: list[int] = Field(min_length=1)
     shared: list[str] = []
     curve: bool = False
+    reference: str | dict[str, str] = {}  # an arm, of this grid or another, or one per start of an arm's name
     arms: dict[str, Annotated[Arm, BeforeValidator(_list_is_overrides)]] = {}
     sweeps: dict[str, Sweep] = {}
 
@@ -141,6 +144,16 @@ class Grid(_Strict):
                     raise GridError(f"sweep {name!r} makes the arm {arm!r} a second time: rename one of them")
                 found[arm] = content
         return found
+
+    def reference_of(self, arm: str) -> str | None:
+        """The arm that a report compares `arm` with beside the base: its own choice, else the grid's by the longest
+        start of its name; None where there is none, or where that is the arm itself.
+        """
+        own = self.arms[arm].reference if arm in self.arms else None
+        starts = self.reference if isinstance(self.reference, dict) else {"": self.reference}
+        fitting = sorted((start for start in starts if arm.startswith(start)), key=len)
+        found = own or (starts[fitting[-1]] if fitting else None)
+        return None if found == arm else found
 
     def runs(self) -> list[GridRun]:
         """Every run, seed by seed: what is stopped early has whole seeds of all arms.
