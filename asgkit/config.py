@@ -29,12 +29,17 @@ class PoolConfig(_Strict):
 
 
 class ScheduleConfig(_Strict):
-    """Steps in all; per cycle `understanding` U steps, then `generation` G steps; images per step."""
+    """Steps in all; per cycle `understanding` U steps, then `generation` G steps; images per shard of a step.
+
+    A step's batch has processes x `accumulate` shards; `micro_batch` bounds the memory of updates, not their result.
+    """
 
     steps: int = Positive
     understanding: int = Field(3, ge=0)
     generation: int = Field(2, ge=0)
     images: int = Positive
+    accumulate: int = Field(1, gt=0)  # shards that each process samples, before all take one step together
+    micro_batch: int | None = Field(None, gt=0)  # rows per forward and backward pass of an update (None: all at once)
     order: Literal["interleaved", "two_stage"] = "interleaved"  # two_stage: all U steps first, then all G steps
 
     @model_validator(mode="after")

@@ -17,6 +17,7 @@ from asgkit.faults import StopRequested, StopSignal
 from asgkit.pool import ImagePool
 from asgkit.recipes.controls import Judge
 from asgkit.runs import RunDirectory
+from asgkit.scale import Team
 from asgkit.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -43,33 +44,55 @@ def train(config: Config, path: str | Path, *, resume: bool = False, judge: Judg
     """Train one run in `path` to `schedule.steps`; with `resume` continue from its newest valid checkpoint.
 
     SIGTERM and Ctrl-C stop it between stages, with status `stopped`; a later resume repeats the unfinished step
-    exactly. Raises ValueError when control=oracle has no judge, RunExists when `path` holds a run and `resume` is
-    False, PoolError when no image can be used, TrainingAborted after a streak of non-finite steps.
+    exactly. Under torchrun or accelerate every process calls this alike: they share the images of each step, and the
+    first one writes the run.
+
+    Raises ValueError when control=oracle has no judge, RunExists when `path` holds a run and `resume` is False,
+    ConfigChanged when a resumed run would take other steps, PoolError when no image can be used, TrainingAborted after
+    a streak of non-finite steps.
     """
     if (config.control == "oracle") != (judge is not None):
         raise ValueError("a judge and control=oracle go together: the method itself must never see the truth")
     device = choose_device(config.device, config.precision)
     make_deterministic()
-    backbone = open_backbone(config, device)
-    pool = ImagePool(config.pool.path, size=backbone.spec.image_side, limit=config.pool.limit, seed=config.seed)
-    run = RunDirectory.create(path, config.model_dump(), resume=resume, keep=config.checkpoint.keep,
-                              device=device.reason)
-    scorer = open_scorer(config, device)
-    with StopSignal() as stop:
-        trainer = Trainer(config, backbone, pool, run, judge=judge, scorer=scorer, stop=stop)
-        if resume and trainer.resume():
-            log.info("resumed %s at step %d", path, trainer.step)
-        total = config.schedule.steps
-        try:
-            trainer.fit(progress)
-        except StopRequested as reason:
-            # the unfinished step left no trace in the log and moved no weight: the last checkpoint is the truth
-            run.write_status("stopped", trainer.step - 1, total, message=str(reason))
-            raise
-        finally:
-            if isinstance(error := sys.exception(), Exception) and not isinstance(error, StopRequested):
-                run.write_status("failed", trainer.step, total, message=f"{type(error).__name__}: {error}")
+    with Team.join(device.name) as team:
+        backbone = open_backbone(config, device)
+        pool = ImagePool(config.pool.path, size=backbone.spec.image_side, limit=config.pool.limit, seed=config.seed,
+                         rank=team.rank, world_size=team.size)
+        run = _open_run(config, Path(path), device, team, resume)
+        scorer = open_scorer(config, device)
+        with StopSignal() as stop:
+            trainer = Trainer(config, backbone, pool, run, judge=judge, scorer=scorer, stop=stop, team=team)
+            _fit(trainer, resume, progress)
     return run
+
+
+def _open_run(config: Config, path: Path, device: Device, team: Team, resume: bool) -> RunDirectory:
+    """The run directory, made by the first rank after every rank has come so far, and opened by the others."""
+    team.meet()
+    if team.first:
+        run = RunDirectory.create(path, config.model_dump(), resume=resume, keep=config.checkpoint.keep,
+                                  device=device.reason)
+    team.meet()
+    return run if team.first else RunDirectory(path, keep=config.checkpoint.keep)
+
+
+def _fit(trainer: Trainer, resume: bool, progress: Callable[[int, list[dict[str, Any]]], None] | None) -> None:
+    """Resume, run to the end, and leave a status that says how it ended."""
+    run, first, total = trainer.run, trainer.team.first, trainer.config.schedule.steps
+    if resume and trainer.resume():
+        log.info("resumed %s at step %d", run.path, trainer.step)
+    try:
+        trainer.fit(progress)
+    except StopRequested as reason:
+        # the unfinished step left no trace in the log and moved no weight: the last checkpoint is the truth
+        if first:
+            run.write_status("stopped", trainer.step - 1, total, message=str(reason))
+        raise
+    finally:
+        error = sys.exception()
+        if first and isinstance(error, Exception) and not isinstance(error, StopRequested):
+            run.write_status("failed", trainer.step, total, message=f"{type(error).__name__}: {error}")
 
 
 def use_threads(count: int) -> None:

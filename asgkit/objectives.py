@@ -1,4 +1,7 @@
-"""The Generator's native objective: one way from rewards of candidates to a loss, for tokens and for regression.
+"""What a role is trained on and its loss: sampled texts, and drawings by the model's own way of drawing.
+
+A batch can be cut into parts of few rows (`split`); each part gives the means of its own rows, and its counts say how
+much they weigh in the means of the step. For drawings there is one way from rewards of candidates to a loss:
 
     weights  = candidate_weights(rewards)          which candidates to move towards, and which away from
     loss     = mean_i weights_i * native_loss_i    -log p of tokens (clipped ratio), squared error of a regression
@@ -9,19 +12,23 @@ Source: paper (generation step 5); spec: related 0.4.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from asgkit.backbones.base import Backbone, GenStats, NoiseSpec, Role
+from asgkit.backbones.base import Answers, Backbone, GenStats, NoiseSpec, Role, TextStats
 from asgkit.config import GeneratorConfig
+from asgkit.rollout import Rollout
 from asgkit.updates import (
     candidate_weights,
     group_advantages,
     grpo_loss,
+    masked_mean,
     nft_loss,
     prediction_drift,
     token_kl,
@@ -39,6 +46,77 @@ class Objective:
     clip_fraction: float | None = None
 
 
+class Counts(NamedTuple):
+    """What means are taken over: rows of the policy loss, tokens of KL and entropy, tokens that a clip may touch."""
+
+    rows: int
+    tokens: int
+    clipped: int
+
+
+class Batch(Protocol):
+    """What one role learns from in one shard."""
+
+    @property
+    def counts(self) -> Counts:
+        """What the means of `objective` are taken over."""
+
+    def split(self, size: int | None) -> list[Self]:
+        """Parts of at most `size` rows; the batch itself for None."""
+
+    def objective(self, backbone: Backbone, role: Role) -> Objective:
+        """Loss and drift, means over the rows, with gradient in `role` alone."""
+
+
+TextLoss = Callable[[TextStats, "TextBatch", Tensor], tuple[Tensor, float | None]]
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """Sampled texts of a role with their advantages (R,); rows that are not `active` (R,) bool count for the KL alone.
+
+    loss: from the policy's statistics, this batch and the mask (R, T) of active tokens to the policy loss and the clip
+    fraction (None where nothing is clipped).
+    """
+
+    pictures: list[Image.Image]
+    rollout: Rollout
+    advantages: Tensor
+    active: Tensor
+    loss: TextLoss
+
+    @property
+    def counts(self) -> Counts:
+        """Active rows with tokens, tokens of all rows, tokens of active rows."""
+        mask = self.rollout.answers.mask.cpu()
+        speaking = mask & self.active[:, None]
+        return Counts(int(speaking.any(1).sum()), int(mask.sum()), int(speaking.sum()))
+
+    def split(self, size: int | None) -> list[TextBatch]:
+        """Parts of at most `size` texts, each with no other pictures than its own: they cost the most memory."""
+        rows = len(self.rollout.prompts)
+        if size is None or size >= rows:
+            return [self]
+        return [self._part(slice(i, i + size)) for i in range(0, rows, size)]
+
+    def _part(self, part: slice) -> TextBatch:
+        r, a = self.rollout, self.rollout.answers
+        seen = sorted(set(r.rows[part]))
+        answers = Answers(a.texts[part], a.ids[part], a.mask[part], a.logp[part])
+        rollout = Rollout(r.prompts[part], [seen.index(row) for row in r.rows[part]], answers)
+        return replace(self, pictures=[self.pictures[i] for i in seen], rollout=rollout,
+                       advantages=self.advantages[part], active=self.active[part])
+
+    def objective(self, backbone: Backbone, role: Role) -> Objective:
+        """Teacher-forced policy loss, and the exact per-token KL to the frozen base."""
+        arguments = (self.pictures, self.rollout.prompts, self.rollout.answers)
+        reference = backbone.text_stats(*arguments, rows=self.rollout.rows, role=None, keep_logits=True)
+        policy = backbone.text_stats(*arguments, rows=self.rollout.rows, role=role, grad=True, keep_logits=True)
+        loss, clip_fraction = self.loss(policy, self, policy.mask & self.active[:, None].to(policy.mask.device))
+        return Objective(loss, token_kl(policy.logits, reference.logits, policy.mask),
+                         masked_mean(policy.entropy.detach(), policy.mask).item(), clip_fraction)
+
+
 @dataclass(frozen=True)
 class Examples:
     """What the Generator is trained on: prompts, codes (B, ...), weights (B,), and the tokens' log-probabilities
@@ -48,6 +126,42 @@ class Examples:
     codes: Tensor
     weights: Tensor
     behaviour: Tensor | None
+
+
+@dataclass(frozen=True)
+class DrawingBatch:
+    """Examples with their noise: every row is a drawing, and all drawings have equally many codes."""
+
+    examples: Examples
+    noise: NoiseSpec | None
+    settings: GeneratorConfig
+
+    @property
+    def counts(self) -> Counts:
+        """Drawings, for every mean: each has the same number of tokens or pixels."""
+        rows = len(self.examples.prompts)
+        return Counts(rows, rows, rows)
+
+    def split(self, size: int | None) -> list[DrawingBatch]:
+        """Parts of at most `size` drawings; each drawing keeps its own noise."""
+        rows = len(self.examples.prompts)
+        if size is None or size >= rows:
+            return [self]
+        return [self._part(slice(i, i + size)) for i in range(0, rows, size)]
+
+    def _part(self, part: slice) -> DrawingBatch:
+        e, n = self.examples, self.noise
+        examples = Examples(e.prompts[part], e.codes[part], e.weights[part],
+                            None if e.behaviour is None else e.behaviour[part])
+        return replace(self, examples=examples, noise=n and NoiseSpec(n.t[part], n.seeds[part]))
+
+    def objective(self, backbone: Backbone, role: Role) -> Objective:
+        """Loss and drift of the weighted examples through the model's own way of drawing."""
+        arguments = (self.examples.prompts, self.examples.codes)
+        reference = backbone.generation_stats(*arguments, role=None, noise=self.noise, keep_logits=True)
+        policy = backbone.generation_stats(*arguments, role=role, noise=self.noise, grad=True, keep_logits=True)
+        own = _regression_objective if policy.logp is None else _token_objective
+        return own(policy, reference, self.examples, self.settings)
 
 
 def draw_times(shape: tuple[int, ...], how: str, rng: np.random.Generator) -> Tensor:
@@ -99,16 +213,23 @@ def source_examples(prompts: Sequence[str], codes: Tensor, rewards: Tensor, pass
     return Examples([prompts[int(i)] for i in keep], codes[keep.to(codes.device)], weights[keep], None)
 
 
-def native_objective(backbone: Backbone, examples: Examples, g: GeneratorConfig, role: Role,
-                     rng: np.random.Generator) -> Objective:
-    """Loss and drift of weighted examples through the model's own way of drawing, with gradient in `role`."""
-    noise = draw_noise(backbone.spec.times, len(examples.prompts), g.noise_draws, rng)
-    arguments = (examples.prompts, examples.codes)
-    reference = backbone.generation_stats(*arguments, role=None, noise=noise, keep_logits=True)
-    policy = backbone.generation_stats(*arguments, role=role, noise=noise, grad=True, keep_logits=True)
-    if policy.logp is not None:
-        return _token_objective(policy, reference, examples, g)
-    return _regression_objective(policy, reference, examples, g)
+def drawing_batch(prompts: Sequence[str], codes: Tensor, behaviour: Tensor | None, rewards: Tensor, passed: Tensor, *,
+                  times: str, settings: GeneratorConfig, control: str, rng: np.random.Generator
+                  ) -> DrawingBatch | None:
+    """What the Generator learns from G cards, with the noise that policy and reference share; None if nothing weighs.
+
+    codes: of the G x L candidates, with their tokens' log-probabilities `behaviour` (None for a regression); with the
+    target `source_image` of the G real images. prompts (G,), rewards (G, L), passed (G,). times: see `draw_times`.
+    """
+    if settings.target == "source_image":
+        examples = source_examples(prompts, codes, rewards, passed)
+    else:
+        weights = weigh_candidates(rewards, passed, behaviour is not None, settings, control)
+        repeated = [prompt for prompt in prompts for _ in range(settings.candidates)]
+        examples = choose_examples(repeated, codes, behaviour, weights)
+    if not examples.prompts:
+        return None
+    return DrawingBatch(examples, draw_noise(times, len(examples.prompts), settings.noise_draws, rng), settings)
 
 
 def _token_objective(policy: GenStats, reference: GenStats, examples: Examples, g: GeneratorConfig) -> Objective:

@@ -129,12 +129,12 @@ class ImagePool:
     def next_batch(self, n: int) -> list[PoolImage]:
         """Draw this rank's next `n` images; `position` moves on by `n * world_size` on every rank.
 
-        Rank r takes positions `position + r, position + r + world_size, ...`: ranks see different images as
-        long as the batch of all ranks stays within one epoch.
+        Rank r takes the r-th block of `n` consecutive positions, so that two ranks with one block each see what one
+        process with both would see. Ranks see different images as long as the batch of all stays within one epoch.
         """
-        positions = range(self.position + self.rank, self.position + n * self.world_size, self.world_size)
+        begin = self.position + self.rank * n
         self.position += n * self.world_size
-        indices = [self.index_for(position) for position in positions]
+        indices = [self.index_for(position) for position in range(begin, begin + n)]
         return [PoolImage(self.names[i], i, self.load(i)) for i in indices]
 
     def state_dict(self) -> dict[str, Any]:

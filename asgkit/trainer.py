@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -12,19 +13,13 @@ import torch
 from torch import Tensor
 
 from asgkit.ask import TargetEntropy
-from asgkit.backbones.base import ROLES, Answers, Backbone, Drawings, Role
+from asgkit.backbones.base import ROLES, Backbone, Drawings, Role, TextStats
 from asgkit.checkpoint import resume_trainer, save_trainer
 from asgkit.config import Config
 from asgkit.faults import BadStepGuard, NonFiniteValue, StopSignal
-from asgkit.objectives import (
-    choose_examples,
-    logged_advantages,
-    native_objective,
-    source_examples,
-    weigh_candidates,
-)
-from asgkit.optim import RoleOptimiser, UpdateStats
-from asgkit.pool import ImagePool, PoolImage
+from asgkit.objectives import Batch, DrawingBatch, TextBatch, drawing_batch, logged_advantages
+from asgkit.optim import RoleOptimiser, UpdateStats, learn
+from asgkit.pool import ImagePool
 from asgkit.recipes.controls import Judge, control_rewards, own_answers
 from asgkit.records import UnderstandingRow, generation_record, update_fields
 from asgkit.replay import ReplayBuffer
@@ -39,16 +34,10 @@ from asgkit.rollout import (
     taught_rollout,
 )
 from asgkit.runs import RunDirectory
-from asgkit.score import Card, Scores, make_cards, score_candidates
+from asgkit.scale import Asked, Drawn, Shard, Team, cut_shards, every, mix_replay
+from asgkit.score import Card, make_cards, score_candidates
 from asgkit.ste import RollingPercentile
-from asgkit.updates import (
-    EMABaseline,
-    grpo_loss,
-    masked_mean,
-    reinforce_loss,
-    sft_loss,
-    token_kl,
-)
+from asgkit.updates import EMABaseline, grpo_loss, reinforce_loss, sft_loss
 
 ASK, SOLVE, CAPTION, DIAGNOSE, DRAW, CONTROL, STYLE, REPLAY, NOISE = range(9)  # streams of derived seeds
 
@@ -57,13 +46,15 @@ class Trainer:
     """Three roles, one frozen base, two loops that meet only in the Solver.
 
     The trainer sees a `Backbone`, unlabelled images and a run directory; it has no branch on the model and no
-    access to labels. `judge` exists for the oracle control alone and is None in the method.
+    access to labels. `judge` exists for the oracle control alone and is None in the method. Each process of `team`
+    works on its own shards of a step; memories and weights are the same on all.
     """
 
     def __init__(self, config: Config, backbone: Backbone, pool: ImagePool, run: RunDirectory, *,
-                 judge: Judge | None = None, scorer: Backbone | None = None, stop: StopSignal | None = None) -> None:
+                 judge: Judge | None = None, scorer: Backbone | None = None, stop: StopSignal | None = None,
+                 team: Team | None = None) -> None:
         self.config, self.backbone, self.pool, self.run, self.judge = config, backbone, pool, run, judge
-        self.stop = stop or StopSignal()
+        self.stop, self.team = stop or StopSignal(), team or Team()
         self.scorer = _scorer(config, backbone, scorer)
         rates = {role: getattr(config, role).learning_rate for role in ROLES}
         self.optimisers = {role: RoleOptimiser(backbone, role, rates[role], config) for role in ROLES}
@@ -89,99 +80,85 @@ class Trainer:
         return "U" if (step - 1) % cycle < s.understanding else "G"
 
     def train_step(self) -> list[dict[str, Any]]:
-        """Take step `self.step + 1`; returns its log records. A non-finite value skips the step's updates."""
+        """Take step `self.step + 1`; returns its log records, of all ranks. A non-finite value skips its updates."""
         self.step += 1
         self.times = {}
-        torch.manual_seed(self._seed(len(ROLES) + 100))  # LoRA dropout, the only use of the global stream
-        images = self._draw_images()
+        shards = self._draw_shards()
+        take = self.understanding_step if self.phase(self.step) == "U" else self.generation_step
         try:
-            records = self.understanding_step(images) if self.phase(self.step) == "U" else self.generation_step(images)
+            records = take(shards)
         except NonFiniteValue as error:
-            names = [item.name for item in images]
-            self.guard.skipped(self.step, str(error), {"images": names}, self.run.path)
+            names = [item.name for shard in shards for item in shard.images]
+            own = "" if self.team.first else f"rank_{self.team.rank}"  # two ranks must not write one file
+            self.guard.skipped(self.step, str(error), {"images": names}, self.run.path / own)
             return []
         self.guard.ok()
         return records
 
-    def understanding_step(self, images: list[PoolImage]) -> list[dict[str, Any]]:
+    def understanding_step(self, shards: list[Shard]) -> list[dict[str, Any]]:
         """Ask and solve. Stages as in the paper: 2 ask, 3 solve and measure, 4 Proposer update, 5 Solver update."""
-        c = self.config
-        pictures = [item.image for item in images]
+        asked = self.team.agree(lambda: [self._ask_and_solve(shard) for shard in shards])
+        # memories move by the numbers of every rank's shards, so they stay the same on all
+        seen = self.team.gather([a.signals(self.config.solver.ste_aggregation) for a in asked])
+        window, baseline = len(self.window), self.baseline.value
+        self.window.update_many(every(seen, "difficulties"))
+        if entropies := every(seen, "entropies"):
+            self.target.update(float(np.mean(entropies)))
+        with self._clock("update"):
+            stats = self._learn([(a.shard, {"proposer": self._proposer_batch(a), "solver": self._solver_batch(a)})
+                                 for a in asked])
+        if rewards := every(seen, "rewards"):
+            self.baseline.update(float(np.mean(rewards)))
+        self.tokens += sum(every(seen, "tokens"))
+        shared = update_fields(stats) | {
+            "solver/update": self.config.solver.update, "solver/window_size": window, "solver/baseline": baseline,
+            "proposer/target_entropy": self.target.mu, "frac_reward_zero_std": float(np.mean(every(seen, "silent"))),
+            "completions/mean_length": float(torch.tensor(every(seen, "lengths")).float().mean()),
+            "num_tokens": self.tokens}
+        return self._gather(row.record(self.step, item, shared, self.config.control)
+                             for a in asked for row, item in zip(a.table, a.shard.images, strict=True))
+
+    def generation_step(self, shards: list[Shard]) -> list[dict[str, Any]]:
+        """Draw. Stages as in the paper: 1 caption, 2 diagnose, 3 draw, 4 score, 5 Generator update, 6 replay."""
+        drawn = self.team.agree(lambda: [self._draw_and_score(shard) for shard in shards])
+        with self._clock("update"):
+            stats = self._learn([(d.shard, {"generator": self._generator_batch(d)}) for d in drawn])
+        self.tokens += sum(self.team.gather([d.asked for d in drawn]))
+        self._push(drawn)
+        return self._gather(record for d in drawn for record in self._generation_records(d, update_fields(stats)))
+
+    # -- understanding ---------------------------------------------------------------------------------------------
+    def _ask_and_solve(self, shard: Shard) -> Asked:
+        """Stages 2 and 3 for one shard, with the rewards of its questions and answers."""
+        c, pictures = self.config, shard.pictures
         with self._stage("ask"):
             prefix = self.backbone.prefix(pictures, role="proposer")
-            requests = [self.backbone.spec.prompts.ask] * len(images)
+            requests = [self.backbone.spec.prompts.ask] * len(pictures)
             prompts, rows, sampled, questions = propose(
                 self.backbone, prefix, requests, c.proposer.candidates, temperature=c.proposer.temperature,
-                top_p=c.proposer.top_p, max_new_tokens=c.proposer.max_new_tokens, seed=self._seed(ASK))
+                top_p=c.proposer.top_p, max_new_tokens=c.proposer.max_new_tokens, seed=shard.number(ASK))
             k = c.proposer.candidates
             table = [UnderstandingRow(questions[i : i + k]) for i in range(0, len(questions), k)]
         with self._stage("solve"):
-            solved, where = self._solve(pictures, table)
+            solved, where = self._solve(shard, table)
         with self._stage("reward"):
-            window = len(self.window)
-            reward_questions(table, c, self.window, self.target, self._rng(CONTROL))
-        with self._stage("update"):
-            stats = {"proposer": self._proposer_gradient(pictures, Rollout(prompts, rows, sampled), table),
-                     "solver": self._solver_gradient(pictures, table, solved, where)}
-            baseline = self.baseline.value
-            self._apply(stats)
-            self._update_baseline(table)
-        self.tokens += int(sampled.mask.sum()) + (int(solved.answers.mask.sum()) if solved else 0)
-        return self._understanding_records(images, table, stats, window, baseline, sampled)
+            # copies: every shard is ranked against the memories as they were before the step
+            reward_questions(table, c, deepcopy(self.window), deepcopy(self.target), shard.rng(CONTROL))
+            judge = self.judge
+            truth = [judge.answer(pictures[i], table[i].questions[k].text) for i, k in where] if judge else None
+            reward_answers(table, where, c, self.baseline, truth, shard.rng(CONTROL, 1))
+        return Asked(shard, table, Rollout(prompts, rows, sampled), solved, where)
 
-    def generation_step(self, images: list[PoolImage]) -> list[dict[str, Any]]:
-        """Draw. Stages as in the paper: 1 caption, 2 diagnose, 3 draw, 4 score, 5 Generator update, 6 replay."""
-        c, prompts = self.config, self.backbone.spec.prompts
-        pictures = [item.image for item in images]
-        with self._stage("caption"):
-            rng = self._rng(STYLE)
-            requests = [prompts.captions[i] for i in rng.integers(len(prompts.captions), size=len(images))]
-            seen = self.backbone.prefix(pictures, role=c.generator.prompt)
-            captions = caption(self.backbone, seen, requests,
-                               temperature=c.generator.caption_temperature,
-                               max_new_tokens=self.backbone.spec.max_new_tokens, seed=self._seed(CAPTION))
-        with self._stage("diagnose"):
-            asks = [prompts.diagnose.format(caption=t) for t in captions]
-            prefix = self.backbone.prefix(pictures, role="proposer")
-            _, _, asked, questions = propose(
-                self.backbone, prefix, asks, c.generator.questions, temperature=c.proposer.temperature,
-                top_p=c.proposer.top_p, max_new_tokens=c.proposer.max_new_tokens, seed=self._seed(DIAGNOSE))
-            scorer, role = self.scorer
-            answering = role if c.generator.references == "solver" else "proposer"
-            known = {"proposer": prefix, c.generator.prompt: seen} if scorer is self.backbone else {}
-            cards = make_cards(scorer, pictures, captions, requests, questions, c.generator, c.solver, role=answering,
-                               prefix=known.get(answering))
-        with self._stage("draw"):
-            drawn, seeds = self._draw_candidates(cards)
-        with self._stage("score"):
-            width = c.generator.candidates
-            groups = [drawn.images[i : i + width] for i in range(0, len(drawn.images), width)]
-            scores = score_candidates(scorer, cards, groups, c.generator, c.solver, role=role)
-            judged = self.judge.drawings([card.prompt for card in cards], groups) if self.judge else []
-        with self._stage("update"):
-            rewards, passed = self._generator_rewards(cards, scores, judged)
-            stats = {"generator": self._generator_gradient(pictures, cards, drawn, rewards, passed)}
-            self._apply(stats)
-        self.tokens += int(asked.mask.sum())
-        pushed = self._push(cards, scores, groups)
-        advantages, active = logged_advantages(rewards, passed)
-        shared = update_fields(stats)
-        return [generation_record(self.step, item, cards[i], scores, i, advantages=advantages[i].tolist(),
-                                  active=bool(active[i]), seeds=seeds[i * width : (i + 1) * width],
-                                  pushed=pushed[i], control=c.control, judged=judged[i] if judged else [],
-                                  shared=shared) for i, item in enumerate(images)]
-
-    # -- understanding ---------------------------------------------------------------------------------------------
-    def _solve(self, pictures: list, table: list[UnderstandingRow]) -> tuple[Solved | None, list[tuple[int, int]]]:
+    def _solve(self, shard: Shard, table: list[UnderstandingRow]) -> tuple[Solved | None, list[tuple[int, int]]]:
         """Votes under N framings and the greedy STE call, for every valid candidate of every image at once."""
         s = self.config.solver
         where = [(i, k) for i, row in enumerate(table) for k, q in enumerate(row.questions) if q.valid]
         if not where:
             return None, where
         texts, rows = [table[i].questions[k].text for i, k in where], [i for i, _ in where]
-        prefix = self.backbone.prefix(pictures, role="solver")
+        prefix = self.backbone.prefix(shard.pictures, role="solver")
         solved = answer_questions(self.backbone, prefix, texts, rows, framings=s.framings, temperature=s.temperature,
-                                  top_p=s.top_p, max_new_tokens=s.max_new_tokens, seed=self._seed(SOLVE),
+                                  top_p=s.top_p, max_new_tokens=s.max_new_tokens, seed=shard.number(SOLVE),
                                   perturb=s.votes == "framings")
         self.stop.check()
         top, mean, greedy = greedy_difficulty(self.backbone, prefix, texts, rows, tokens=s.ste_tokens,
@@ -192,72 +169,79 @@ class Trainer:
             table[i].ste[k], table[i].ste_mean[k], table[i].greedy[k] = top[j], mean[j], greedy[j]
         return solved, where
 
-    def _proposer_gradient(self, pictures: list, asked: Rollout, table: list[UnderstandingRow]) -> UpdateStats:
+    def _proposer_batch(self, asked: Asked) -> TextBatch | None:
         """GRPO over the K candidates of each image: the reward of a question trains the text that asked it."""
-        optimiser, p = self.optimisers["proposer"], self.config.proposer
-        advantages = torch.tensor([a for row in table for a in row.advantages])
-        active = torch.tensor([not row.zero_variance for row in table for _ in row.questions])
-        if not p.train or not active.any():
-            return optimiser.skipped()
-        policy, kl = self._policy(pictures, asked, "proposer")
-        mask = policy.mask & active[:, None].to(policy.mask.device)
-        loss, stats = grpo_loss(policy.logp, asked.answers.logp, advantages.to(mask.device), mask, clip=p.clip)
-        entropy = masked_mean(policy.entropy.detach(), policy.mask).item()
-        return optimiser.backward(loss, kl, entropy=entropy, clip_fraction=stats["clip_fraction"])
+        if not self.config.proposer.train:
+            return None
+        advantages = torch.tensor([a for row in asked.table for a in row.advantages])
+        active = torch.tensor([not row.zero_variance for row in asked.table for _ in row.questions])
 
-    def _solver_gradient(self, pictures: list, table: list[UnderstandingRow], solved: Solved | None,
-                         where: list[tuple[int, int]]) -> UpdateStats:
+        def loss(policy: TextStats, batch: TextBatch, mask: Tensor) -> tuple[Tensor, float]:
+            value, stats = grpo_loss(policy.logp, batch.rollout.answers.logp, batch.advantages.to(mask.device), mask,
+                                     clip=self.config.proposer.clip)
+            return value, stats["clip_fraction"]
+
+        return TextBatch(asked.shard.pictures, asked.rollout, advantages, active, loss)
+
+    def _solver_batch(self, asked: Asked) -> TextBatch | None:
         """REINFORCE (paper), group-relative or pseudo-label update on q* (or every valid candidate)."""
-        optimiser, s = self.optimisers["solver"], self.config.solver
-        truth = [self.judge.answer(pictures[i], table[i].questions[k].text) for i, k in where] if self.judge else None
-        reward_answers(table, where, self.config, self.baseline, truth, self._rng(CONTROL, 1))
+        s, table, where = self.config.solver, asked.table, asked.where
         taught = [j for j, (i, k) in enumerate(where) if k in table[i].solver_advantages]
         if not s.train or not taught:
-            return optimiser.skipped()
+            return None
         labels = None
         if s.update == "sft" and not own_answers(self.config.control):
             labels = [table[i].taught.get(k, table[i].votes[k].majority) for i, k in where]
-        rollout = taught_rollout(solved, taught, s.framings, labels)
+        rollout = taught_rollout(asked.solved, taught, s.framings, labels)
         advantages = torch.tensor([a for j in taught for a in table[where[j][0]].solver_advantages[where[j][1]]])
-        policy, kl = self._policy(pictures, rollout, "solver")
-        advantages = advantages.to(policy.logp.device)
-        if s.update == "sft":
-            loss = sft_loss(policy.logp, policy.mask, torch.ones_like(advantages, dtype=torch.bool))
-        else:
-            loss = reinforce_loss(policy.logp, advantages, policy.mask)
-        return optimiser.backward(loss, kl, entropy=masked_mean(policy.entropy.detach(), policy.mask).item())
+        active = torch.ones_like(advantages, dtype=torch.bool)
 
-    def _policy(self, pictures: list, rollout: Rollout, role: str):
-        """Teacher-forced statistics under the role, with gradient, and the exact per-token KL to the frozen base."""
-        self.stop.check()
-        arguments = (pictures, rollout.prompts, rollout.answers)
-        reference = self.backbone.text_stats(*arguments, rows=rollout.rows, role=None, keep_logits=True)
-        policy = self.backbone.text_stats(*arguments, rows=rollout.rows, role=role, grad=True, keep_logits=True)
-        return policy, token_kl(policy.logits, reference.logits, policy.mask)
+        def loss(policy: TextStats, batch: TextBatch, mask: Tensor) -> tuple[Tensor, None]:
+            if s.update == "sft":
+                return sft_loss(policy.logp, mask, batch.active.to(mask.device)), None
+            return reinforce_loss(policy.logp, batch.advantages.to(mask.device), mask), None
 
-    def _update_baseline(self, table: list[UnderstandingRow]) -> None:
-        used = [r for row in table for k in row.solver_advantages for r in row.solver_rewards[k]]
-        if used:
-            self.baseline.update(float(np.mean(used)))
-
-    def _understanding_records(self, images: list[PoolImage], table: list[UnderstandingRow],
-                               stats: dict[str, UpdateStats], window: int, baseline: float | None,
-                               sampled: Answers) -> list[dict[str, Any]]:
-        silent = [row.zero_variance for row in table]
-        shared = update_fields(stats) | {
-            "solver/update": self.config.solver.update, "solver/window_size": window, "solver/baseline": baseline,
-            "proposer/target_entropy": self.target.mu, "frac_reward_zero_std": float(np.mean(silent)),
-            "completions/mean_length": float(sampled.mask.sum(1).float().mean()), "num_tokens": self.tokens,
-        }
-        return [row.record(self.step, item, shared, self.config.control)
-                for row, item in zip(table, images, strict=True)]
+        return TextBatch(asked.shard.pictures, rollout, advantages, active, loss)
 
     # -- generation ------------------------------------------------------------------------------------------------
-    def _draw_candidates(self, cards: list[Card]) -> tuple[Drawings, list[int]]:
+    def _draw_and_score(self, shard: Shard) -> Drawn:
+        """Stages 1 to 4 for one shard, with the rewards of its drawings."""
+        c, prompts, pictures = self.config, self.backbone.spec.prompts, shard.pictures
+        with self._stage("caption"):
+            rng = shard.rng(STYLE)
+            requests = [prompts.captions[i] for i in rng.integers(len(prompts.captions), size=len(pictures))]
+            seen = self.backbone.prefix(pictures, role=c.generator.prompt)
+            captions = caption(self.backbone, seen, requests,
+                               temperature=c.generator.caption_temperature,
+                               max_new_tokens=self.backbone.spec.max_new_tokens, seed=shard.number(CAPTION))
+        with self._stage("diagnose"):
+            asks = [prompts.diagnose.format(caption=t) for t in captions]
+            prefix = self.backbone.prefix(pictures, role="proposer")
+            _, _, asked, questions = propose(
+                self.backbone, prefix, asks, c.generator.questions, temperature=c.proposer.temperature,
+                top_p=c.proposer.top_p, max_new_tokens=c.proposer.max_new_tokens, seed=shard.number(DIAGNOSE))
+            scorer, role = self.scorer
+            answering = role if c.generator.references == "solver" else "proposer"
+            known = {"proposer": prefix, c.generator.prompt: seen} if scorer is self.backbone else {}
+            cards = make_cards(scorer, pictures, captions, requests, questions, c.generator, c.solver, role=answering,
+                               prefix=known.get(answering))
+        with self._stage("draw"):
+            drawings, seeds = self._draw_candidates(shard, cards)
+        with self._stage("score"):
+            width = c.generator.candidates
+            groups = [drawings.images[i : i + width] for i in range(0, len(drawings.images), width)]
+            scores = score_candidates(scorer, cards, groups, c.generator, c.solver, role=role)
+            judged = self.judge.drawings([card.prompt for card in cards], groups) if self.judge else []
+            self.guard.check_finite("generator/rewards", scores.reward)
+            oracle = torch.tensor(judged) if judged else None
+            rewards = control_rewards(c.control, scores.reward, oracle, shard.rng(CONTROL))
+        passed = torch.tensor([card.passed for card in cards])
+        return Drawn(shard, cards, drawings, seeds, scores, judged, rewards, passed, int(asked.mask.sum()))
+
+    def _draw_candidates(self, shard: Shard, cards: list[Card]) -> tuple[Drawings, list[int]]:
         """L candidates of every prompt, each from its own logged seed."""
         g = self.config.generator
-        rng = self._rng(DRAW)
-        seeds = rng.integers(2**31, size=len(cards) * g.candidates).tolist()
+        seeds = shard.rng(DRAW).integers(2**31, size=len(cards) * g.candidates).tolist()
         prompts = [self._draw_prompt(card) for card in cards for _ in range(g.candidates)]
         drawn = self.backbone.generate_images(prompts, seeds=seeds, role="generator", guidance=g.guidance,
                                               temperature=g.temperature)
@@ -266,72 +250,73 @@ class Trainer:
     def _draw_prompt(self, card: Card) -> str:
         return self.backbone.spec.prompts.draw.format(caption=card.prompt)
 
-    def _generator_rewards(self, cards: list[Card], scores: Scores, judged: list[list[float]]
-                           ) -> tuple[Tensor, Tensor]:
-        """What the Generator is trained on: R_g (B, L), or a control in its place, and which cards (B,) may speak."""
-        self.guard.check_finite("generator/rewards", scores.reward)
-        oracle = torch.tensor(judged) if judged else None
-        rewards = control_rewards(self.config.control, scores.reward, oracle, self._rng(CONTROL))
-        return rewards, torch.tensor([card.passed for card in cards])
-
-    def _generator_gradient(self, pictures: list, cards: list[Card], drawn: Drawings, rewards: Tensor,
-                            passed: Tensor) -> UpdateStats:
+    def _generator_batch(self, drawn: Drawn) -> DrawingBatch | None:
         """The native objective on the drawings that were scored, or (as released) on the real images."""
-        optimiser, g = self.optimisers["generator"], self.config.generator
-        prompts = [self._draw_prompt(card) for card in cards]
-        if g.target == "source_image":
-            examples = source_examples(prompts, self.backbone.encode_images(pictures), rewards, passed)
-        else:
-            weights = weigh_candidates(rewards, passed, drawn.logp is not None, g, self.config.control)
-            repeated = [prompt for prompt in prompts for _ in range(g.candidates)]
-            examples = choose_examples(repeated, drawn.codes, drawn.logp, weights)
-        if not g.train or not examples.prompts:
-            return optimiser.skipped()
-        self.stop.check()
-        objective = native_objective(self.backbone, examples, g, g.adapter, self._rng(NOISE))
-        return optimiser.backward(objective.loss, objective.kl, entropy=objective.entropy,
-                                  clip_fraction=objective.clip_fraction)
+        g, drawings = self.config.generator, drawn.drawings
+        if not g.train:
+            return None
+        prompts = [self._draw_prompt(card) for card in drawn.cards]
+        source = g.target == "source_image"
+        codes = self.backbone.encode_images(drawn.shard.pictures) if source else drawings.codes
+        return drawing_batch(prompts, codes, drawings.logp, drawn.rewards, drawn.passed, settings=g,
+                             times=self.backbone.spec.times, control=self.config.control, rng=drawn.shard.rng(NOISE))
 
-    def _push(self, cards: list[Card], scores: Scores, groups: list[list]) -> list[bool]:
-        """Stage 6: the best candidate of every card that passed the gate enters the replay buffer."""
-        best = scores.reward.argmax(1).tolist()
-        return [card.passed and self.replay.push(groups[i][best[i]]) for i, card in enumerate(cards)]
+    def _push(self, drawn: list[Drawn]) -> None:
+        """Stage 6: the best candidate of every card that passed the gate enters the replay buffer, on every rank."""
+        if self.replay.capacity:
+            for image in self.team.gather_images([image for d in drawn for image in d.best_drawings()]):
+                self.replay.push(image)
+
+    def _generation_records(self, drawn: Drawn, shared: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        advantages, active = logged_advantages(drawn.rewards, drawn.passed)
+        width = self.config.generator.candidates
+        for i, item in enumerate(drawn.shard.images):
+            yield generation_record(
+                self.step, item, drawn.cards[i], drawn.scores, i, advantages=advantages[i].tolist(),
+                active=bool(active[i]), seeds=drawn.seeds[i * width : (i + 1) * width],
+                pushed=drawn.cards[i].passed and self.replay.capacity > 0, control=self.config.control,
+                judged=drawn.judged[i] if drawn.judged else [], shared=shared)
 
     # -- plumbing --------------------------------------------------------------------------------------------------
-    def _apply(self, stats: dict[str, UpdateStats]) -> None:
-        """All gradients of a step are finite before the first optimiser moves a weight."""
+    def _learn(self, work: list[tuple[Shard, dict[Role, Batch | None]]]) -> dict[Role, UpdateStats]:
+        """One update of every role in `work`; all gradients are finite before the first optimiser moves a weight."""
+        stats = learn(self.backbone, self.optimisers, work, team=self.team, stop=self.stop,
+                      micro_batch=self.config.schedule.micro_batch)
         for role, s in stats.items():
             self.optimisers[role].apply(s)
+        return stats
 
-    def _draw_images(self) -> list[PoolImage]:
-        """Real images, and in U steps a share `replay.mix` of them replaced by earlier best drawings."""
-        images = self.pool.next_batch(self.config.schedule.images)
-        if self.phase(self.step) == "G" or self.config.replay.mix == 0 or len(self.replay) == 0:
-            return images
-        rng = self._rng(REPLAY)
-        swap = rng.random(len(images)) < self.config.replay.mix
-        return [PoolImage(f"replay/{item.name}", item.index, self.replay.draw(rng)) if s else item
-                for item, s in zip(images, swap, strict=True)]
+    def _draw_shards(self) -> list[Shard]:
+        """This rank's shards of the step; in U steps a share `replay.mix` of images are earlier best drawings."""
+        s, mix = self.config.schedule, self.config.replay.mix
+        shards = cut_shards(self.pool.next_batch(s.images * s.accumulate), s.images, seed=self.config.seed,
+                            step=self.step, first=self.team.rank * s.accumulate)
+        return [mix_replay(shard, self.replay, mix if self.phase(self.step) == "U" else 0.0, REPLAY)
+                for shard in shards]
 
-    def _rng(self, *stream: int) -> np.random.Generator:
-        """A generator of its own for each step and use: no stream to save, none to replay after a resume."""
-        return np.random.default_rng([self.config.seed, self.step, *stream])
-
-    def _seed(self, stream: int) -> int:
-        """One seed of a stream, for what takes a seed and no generator."""
-        return int(self._rng(stream).integers(2**31))
+    def _gather(self, own: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The records of all ranks, in shard order."""
+        return self.team.gather([record | {"rank": self.team.rank} for record in own])
 
     @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
-        self.stop.check()
+    def _clock(self, name: str) -> Iterator[None]:
         began = time.perf_counter()
         yield
         self.times[name] = self.times.get(name, 0.0) + time.perf_counter() - began
 
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        """A clocked stage of one shard; a stop is noticed here, and agreed on before the next message."""
+        self.stop.check()
+        with self._clock(name):
+            yield
+
     # -- state -----------------------------------------------------------------------------------------------------
     def save(self) -> None:
-        """Write a checkpoint of everything that decides the next step."""
-        save_trainer(self)
+        """Write a checkpoint of everything that decides the next step; rank 0 writes, the others wait."""
+        if self.team.first:
+            save_trainer(self)
+        self.team.meet()
 
     def resume(self) -> bool:
         """Continue from the newest valid checkpoint of the run; False when there is none."""
@@ -343,14 +328,16 @@ class Trainer:
         began, first = time.perf_counter(), self.step
         while self.step < total:
             records = self.train_step()
-            for record in records:
-                self.run.append(record)
-            self.run.append_timing(self.step, self.times)
+            if self.team.first:
+                for record in records:
+                    self.run.append(record)
+                self.run.append_timing(self.step, self.times)
             if self.step % self.config.checkpoint.every == 0 or self.step == total:
                 self.save()
             eta = (time.perf_counter() - began) / (self.step - first) * (total - self.step)
-            self.run.write_status("running" if self.step < total else "finished", self.step, total, eta_s=eta)
-            if progress:
+            if self.team.first:
+                self.run.write_status("running" if self.step < total else "finished", self.step, total, eta_s=eta)
+            if progress and self.team.first:
                 progress(self.step, records)
 
 
