@@ -215,8 +215,8 @@ def test_a_bad_generation_step_is_skipped_counted_and_dumped(pool_folder, tmp_pa
     if source == "reward":
         own = trainer_module.score_candidates
 
-        def spoiled(*args):
-            scores = own(*args)
+        def spoiled(*args, **settings):
+            scores = own(*args, **settings)
             scores.reward[0, 0] = float("nan")
             return scores
 
