@@ -30,18 +30,34 @@ ARMS: dict[str, tuple[str, str]] = {
     "permuted": (OKABE_ITO["yellow"], "D"), "constant": (OKABE_ITO["sky"], "v"),
 }
 OTHER = (OKABE_ITO["vermillion"], "P")
+# Arms that appear in a figure of their own: eight colours do not reach for all, the pair with the marker is unique.
+LOOPS: dict[str, tuple[str, str]] = {
+    "u-only": (OKABE_ITO["vermillion"], "<"), "g-only": (OKABE_ITO["green"], ">"),
+    "u-long": (OKABE_ITO["vermillion"], "h"), "g-long": (OKABE_ITO["green"], "H"),
+}
+BACKBONES: dict[str, tuple[str, str]] = {  # panels per backbone show one method, so the colours may be those of arms
+    "tiny-ar": (OKABE_ITO["blue"], "o"), "tiny-flow": (OKABE_ITO["vermillion"], "s"),
+    "tiny-diffusion": (OKABE_ITO["green"], "^"),
+}
+THIRDS = {"early": OKABE_ITO["sky"], "middle": OKABE_ITO["purple"], "late": OKABE_ITO["blue"]}  # of training
 P = ParamSpec("P")
 
 
 def arm_style(arm: str) -> tuple[str, str]:
     """Colour and marker of an arm; arms without one of their own share vermillion."""
-    return ARMS.get(arm, OTHER)
+    return {**LOOPS, **ARMS}.get(arm, OTHER)
+
+
+def backbone_style(base: str) -> tuple[str, str]:
+    """Colour and marker of the backbone of a base `<backbone>-<base>`; unknown backbones share black."""
+    return BACKBONES.get(base.rsplit("-", 1)[0], (OKABE_ITO["black"], "D"))
 
 
 def arm_order(arms: Iterable[str]) -> list[str]:
     """Known arms in their fixed order, then the others by name."""
     given = set(arms)
-    return [arm for arm in ARMS if arm in given] + sorted(given - set(ARMS))
+    known = [*ARMS, *LOOPS]
+    return [arm for arm in known if arm in given] + sorted(given - set(known))
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
