@@ -19,6 +19,7 @@ from asgkit import batch
 from asgkit.batch import Batch, Task, check_parameters, content_hash, headline, prepare
 from asgkit.batch_job import has_sentinel
 from asgkit.cli import app
+from asgkit.config import Config
 from asgkit.console import Refused
 from asgkit.files import write_json
 from asgkit.grids import GridRun
@@ -233,20 +234,42 @@ def test_headline_scores_and_changes_by_hand(tmp_path: Path) -> None:
         headline("q", "b", tmp_path)
 
 
-def test_bases_are_copied_whole_once_and_missing_ones_are_named(tmp_path: Path) -> None:
-    pool, clone, measured = tmp_path / "clone" / "data" / "pool", tmp_path / "clone", tmp_path / "measured"
-    pool.mkdir(parents=True)
-    source = clone / "results" / "measured" / "base" / "tiny-ar-clean"
-    source.mkdir(parents=True)
-    with pytest.raises(FileNotFoundError, match="tiny-ar-clean has no decodings.json"):
-        prepare([RUN], measured, clone)
-    (source / "decodings.json").write_text("1")
+def base_folder(folder: Path, text: str = "1") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("decodings.json", "metrics.json"):
+        (folder / name).write_text(text)
+
+
+def test_bases_are_copied_whole_once(tmp_path: Path) -> None:
+    clone, measured = tmp_path / "clone", tmp_path / "measured"
+    (clone / "data" / "pool").mkdir(parents=True)
+    base_folder(clone / "results" / "measured" / "base" / "tiny-ar-clean")
     prepare([RUN], measured, clone)
     copied = measured / "base" / "tiny-ar-clean" / "decodings.json"
+    assert copied.read_text() == "1"
     copied.write_text("2")
     prepare([RUN], measured, clone)
     assert copied.read_text() == "2", "a base measured here is left alone"
     assert [path.name for path in (measured / "base").iterdir()] == ["tiny-ar-clean"]
+
+
+def test_a_base_that_is_nowhere_is_measured_once_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called, said = [], []
+
+    def measure(config: Config, folder: Path) -> None:
+        called.append((config.backbone, config.base))
+        base_folder(folder)
+
+    monkeypatch.setattr("asgkit.experiments.measure_base", measure)
+    (tmp_path / "data" / "pool").mkdir(parents=True)
+    half = tmp_path / "measured" / "base" / "tiny-ar-clean"  # of a measurement that was stopped
+    half.mkdir(parents=True)
+    (half / "decodings.json").write_text("1")
+    runs = [RUN, replace(RUN, seed=1), replace(RUN, backbone="tiny-flow")]
+    for _ in range(2):
+        prepare(runs, tmp_path / "measured", tmp_path, said.append)
+    assert called == [("tiny-ar", "clean"), ("tiny-flow", "clean")]
+    assert len(said) == 2 and "measuring the base tiny-flow-clean" in said[1]
 
 
 # -- the command ----------------------------------------------------------------------------------------------------
@@ -260,7 +283,7 @@ def test_the_command_lists_plans_and_refuses(tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(ROOT)
     listed = asgkit("--list")
     assert all(name in listed for name in ("headline", "coupling", "30"))
-    plan = asgkit("coupling", "--dry-run", "--only", "*-u-only-s?", "--work", str(tmp_path / "w"))
+    plan = asgkit("coupling", "--dry-run", "--only", "tiny-ar-*-u-only-s?", "--work", str(tmp_path / "w"))
     assert "tiny-ar-clean-u-only-s2" in plan and "g-only" not in plan and "3 new: 3 to run" in plan
     assert not (tmp_path / "w").exists(), "a dry run writes nothing"
     assert "did you mean 'coupling'" in asgkit("copling")

@@ -11,15 +11,19 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from asgkit import doctor, reproduce, scoring
+from asgkit.backbones.base import BACKBONES
+from asgkit.backbones.tiny.understand import CHECKPOINTS
 from asgkit.cli import app
+from asgkit.cli_runs import base_config, default_run
 from asgkit.config import resolve
 from asgkit.console import Refused, TrainProgress, duration
+from asgkit.grids import GridRun
 from asgkit.runs import RunDirectory, RunExists, read_log
 from asgkit.shapes.world import render_pool
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = ["doctor", "pretrain", "premise", "train", "eval", "report", "verify", "bench", "pool", "reproduce",
-            "audit", "batch", "shapes render", "shapes detector"]
+            "audit", "claims", "batch", "shapes render", "shapes detector"]
 TINY = ["schedule.images=2", "generator.candidates=2", "generator.questions=2", "generator.votes=1",
         "solver.framings=3", "schedule.understanding=1", "schedule.generation=1", "checkpoint.every=1",
         "precision=fp32", "device=cpu"]
@@ -79,6 +83,7 @@ def test_an_unknown_preset_is_refused() -> None:
 def test_an_unknown_backbone_and_base_are_refused() -> None:
     refused(asgkit("train", "backbone=tiny-xy"), "unknown backbone")
     refused(asgkit("train", "base=absent.safetensors"), "asgkit pretrain tiny-ar")
+    refused(asgkit("train", f"base={CHECKPOINTS / 'tiny-flow-clean.safetensors'}"), "set backbone=tiny-flow")
 
 
 def test_a_missing_pool_is_refused_before_a_run_exists() -> None:
@@ -102,8 +107,9 @@ def test_cuda_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_scoring_what_is_no_run_is_refused() -> None:
     refused(asgkit("eval", "absent"), "no run in absent")
-    refused(asgkit("eval"), "give a run directory, or --base clean")
+    refused(asgkit("eval"), "give a run directory, or --base tiny-ar-clean")
     refused(asgkit("eval", "--base", "absent"), "asgkit pretrain tiny-ar")
+    refused(asgkit("eval", "--base", "tiny-flow-registers"), "asgkit pretrain tiny-flow", "tiny-flow-clean")
     refused(asgkit("eval", "absent", "--temperature", "1"), "go together")
     refused(asgkit("eval", "absent", "--split", "train"), "choose dev or test")
 
@@ -158,11 +164,14 @@ def test_shapes_render_and_detector() -> None:
 def test_doctor_exits_by_what_it_finds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found = json.loads(asgkit("doctor", "--json").output)
     names = {check["name"] for check in found["checks"]}
-    assert {"python", "torch", "device", "disk", "base clean", "base registers", "pool", "profile smoke"} <= names
+    assert {"python", "torch", "device", "disk", "pool", "profile smoke"} <= names
+    assert {name.removeprefix("base ") for name in names if name.startswith("base ")} == {
+        path.stem for path in CHECKPOINTS.glob("*.safetensors")}
     assert asgkit("doctor").exit_code == (0 if found["ok"] else 1)
     monkeypatch.setattr("asgkit.backbones.tiny.understand.CHECKPOINTS", tmp_path)
     result = asgkit("doctor")
-    assert result.exit_code == 1 and "fix base clean: " in result.output
+    assert result.exit_code == 1 and "fix base tiny-ar-clean: " in result.output
+    assert "fix base tiny-flow-clean: " in result.output and "asgkit pretrain tiny-flow --out" in result.output
     (tmp_path / "tiny-ar-clean.safetensors").write_bytes(b"torn")
     result = asgkit("doctor")
     assert result.exit_code == 1 and "is damaged" in result.output and "asgkit pretrain tiny-ar" in result.output
@@ -177,6 +186,8 @@ def test_doctor_finds_a_package_out_of_range(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_pretrain_refuses_to_overwrite_and_makes_a_usable_base() -> None:
     refused(asgkit("pretrain", "tiny-xy"), "did you mean 'tiny-ar'")
+    refused(asgkit("pretrain", "tiny-flw"), "did you mean 'tiny-flow'")
+    refused(asgkit("pretrain", "tiny-flow", "--registers", "0.25"), "--registers is for tiny-ar")
     refused(asgkit("pretrain", "tiny-ar", "--from", "x.safetensors"), "--registers 0.25")
     Path("mine").mkdir()
     refused(asgkit("pretrain", "tiny-ar", "--registers", "0.25", "--from", "absent.safetensors"),
@@ -229,6 +240,36 @@ def test_a_base_is_measured_once() -> None:
     held = json.loads(Path("results/measured/base/tiny-ar-clean/metrics.json").read_text())
     assert held["step"] == 0 and held["split"] == "test" and "answers/single" in held["scores"]
     refused(asgkit(*arguments), "delete it to measure again")
+
+
+def test_bases_are_named_as_results_name_them() -> None:
+    named = {name: (config.backbone, config.base) for name in (
+        "clean", "tiny-ar-registers", "tiny-flow-clean", "my/tiny-diffusion-own.safetensors", "own.safetensors",
+        "tiny-flow-own.safetensors") if (config := base_config(name))}
+    assert named == {
+        "clean": ("tiny-ar", "clean"), "tiny-ar-registers": ("tiny-ar", "registers"),
+        "tiny-flow-clean": ("tiny-flow", "clean"), "own.safetensors": ("tiny-ar", "own.safetensors"),
+        "my/tiny-diffusion-own.safetensors": ("tiny-diffusion", "my/tiny-diffusion-own.safetensors"),
+        "tiny-flow-own.safetensors": ("tiny-flow", "tiny-flow-own.safetensors")}
+    assert default_run(base_config("my/tiny-flow-own.safetensors")).name == "tiny-tiny-flow-own-s42"
+
+
+@pytest.mark.parametrize("backbone", BACKBONES[1:])
+def test_a_regression_base_is_measured_and_trains(backbone: str) -> None:
+    assert asgkit("eval", "--base", f"{backbone}-clean", "--temperature", "1", "--guidance", "1").exit_code == 0
+    held = json.loads(Path(f"results/measured/base/{backbone}-clean/metrics.json").read_text())
+    assert held["step"] == 0 and "drawings/overall" in held["scores"]
+    result = asgkit("train", f"backbone={backbone}", "--run", "r", f"pool.path={pool_of(4)}", *TINY, "schedule.steps=2")
+    assert result.exit_code == 0, result.output
+    scored = asgkit("eval", "r", "--temperature", "1", "--guidance", "1")
+    assert scored.exit_code == 0 and "step 2" in scored.output, scored.output
+
+
+def test_the_bench_is_named_after_backbone_and_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"total": {"batched_s": 1.0, "naive_s": 2.0, "ratio": 2.0}}
+    monkeypatch.setattr("asgkit.bench.run_bench", lambda *_: {"steps": {"U": row}, "machine": {"device": "cpu"}})
+    assert asgkit("bench", "backbone=tiny-flow", f"pool.path={pool_of(1)}").exit_code == 0
+    assert [path.name for path in Path("results/bench").iterdir()] == ["tiny_flow_cpu.json"]
 
 
 def test_the_oracle_control_gets_its_judge() -> None:
@@ -338,22 +379,39 @@ def test_the_default_pool_is_whole_or_absent() -> None:
 def test_the_small_profile_measures_bases_and_skips_what_is_finished(monkeypatch: pytest.MonkeyPatch) -> None:
     from asgkit import experiments
 
-    grid, called = experiments.joint_grid()[:2], []
+    grid = [GridRun("tiny", backbone, "clean", arm, 0, overrides, arm == "joint")
+            for backbone in ("tiny-ar", "tiny-flow", "tiny-diffusion")
+            for arm, overrides in (("joint", ()), ("judge", ("generator.scorer=absent.safetensors",)), ("random", ()))]
+    names, called = [run.experiment.name for run in grid], []
 
-    def run(experiment: experiments.Experiment, work: Path, measured: Path, curve: object) -> Path:
-        called.append(experiment.name)
+    def make(experiment: experiments.Experiment, work: Path, measured: Path, curve: object) -> Path:
+        called.append((experiment.name, curve is not None))
         return measured / "runs" / experiment.name
 
-    monkeypatch.setattr(experiments, "committed_grid", lambda: grid)
-    monkeypatch.setattr(experiments, "finished", lambda one, measured: one is grid[0])
-    monkeypatch.setattr(experiments, "measure_base", lambda base, folder: called.append(f"{base} to {folder}"))
-    monkeypatch.setattr(experiments, "run_experiment", run)
+    measured = Path("results/small/measured")
+    (measured / "base/tiny-diffusion-clean").mkdir(parents=True)
+    for name in ("metrics.json", "decodings.json"):
+        (measured / "base/tiny-diffusion-clean" / name).touch()
+    monkeypatch.setattr(experiments, "committed_runs", lambda: grid)
+    monkeypatch.setattr(experiments, "finished", lambda one, measured: one.name.startswith("tiny-ar"))
+    monkeypatch.setattr(experiments, "measure_base", lambda config, folder: called.append((config.backbone, folder)))
+    monkeypatch.setattr(experiments, "run_experiment", make)
     monkeypatch.setattr(reproduce, "ensure_pool", lambda *_: False)
+    monkeypatch.setattr(reproduce, "_report", lambda *_: None)
     result = asgkit("reproduce", "--profile", "small")
     assert result.exit_code == 0, result.output
-    assert called == [f"{base} to results/small/measured/base/tiny-ar-{base}" for base in experiments.BASES] + [
-        grid[1].name]
-    assert "2 runs in the grid, 1 finished already" in result.output and f"1/1 {grid[1].name}" in result.output
+    assert called == [("tiny-flow", measured / "base/tiny-flow-clean"), (names[3], True), (names[5], False),
+                      (names[6], True), (names[8], False)]
+    assert "9 runs in the grids, 4 to make" in result.output and f"4/4 {names[8]}" in result.output
+    assert f"left out {names[4]}: absent.safetensors missing" in result.output
+
+
+def test_a_run_needs_its_pool_and_its_judge() -> None:
+    missing = lambda *overrides: reproduce.missing_inputs(resolve("tiny", overrides))
+    assert missing() == [] and missing("generator.scorer=frozen") == []
+    assert missing("pool.path=mine", "generator.scorer=a.safetensors") == ["mine", "a.safetensors"]
+    Path("mine").mkdir()
+    assert missing("pool.path=mine") == []
 
 
 # -- the README -----------------------------------------------------------------------------------------------------
