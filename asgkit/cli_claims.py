@@ -39,7 +39,8 @@ def claims(
         raise Refused(f"no measured results in {results}: run this in the folder of the clone, or name the folder, "
                       "--results")
     with refusing(report.ClaimsError, Untraceable):
-        content = report.as_json(report.assess_all(report.load_claims(file), results), load_measured(results))
+        measured = load_measured(results)
+        content = report.as_json(report.assess_all(report.load_claims(file), measured), measured)
     for path in to or []:
         if path.suffix == ".json":
             write_json(path, content)

@@ -135,14 +135,14 @@ def difference_of_arms(measured: Measured, base: str, pair: Pair, level: float =
 
 
 class Identical(Rule):
-    """Runs of an arm must give, item for item, what the base gives: the number of values that differ is below 1."""
+    """Runs of an arm must give, item for item, what the base gives: no value may differ."""
 
     computed_by: ClassVar[str] = "asgkit.report.claim_rules.values_that_differ"
     kind: Literal["identical"]
     arm: str
     what: Literal["answers", "drawings"]
     side: Literal["below"] = "below"
-    bar: Literal[1.0] = 1.0
+    bar: Literal[0.5] = 0.5  # a count below one half is none
 
     def find(self, measured: Measured, level: float) -> Iterator[Found]:
         """One count per base; it is exact, so both ends of its interval are the count itself."""

@@ -45,14 +45,24 @@ def _read(path: Path, changed: int) -> tuple[Series, int]:
         for line in stream:
             record, count = json.loads(line), count + 1
             for field, value in (*record.items(), *_family_shares(record)):
-                numbers = [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, int | float)]
-                if numbers:
+                if (number := _mean(value)) is not None:
                     held = sums[field, record["step"]]
-                    held[0], held[1] = held[0] + math.fsum(numbers) / len(numbers), held[1] + 1
+                    held[0], held[1] = held[0] + number, held[1] + 1
     series: Series = defaultdict(dict)
     for (field, step), (total, number) in sorted(sums.items(), key=lambda item: item[0][1]):
         series[field][step] = total / number
     return dict(series), count
+
+
+def _mean(value: Any) -> float | None:
+    """A number or truth value, the mean of a list's numbers, or None; types are compared first, since logs are long."""
+    kind = type(value)
+    if kind is float or kind is int or kind is bool:
+        return value
+    if kind is not list or (value and type(value[0]) in (str, list)):
+        return None
+    numbers = [v for v in value if v is not None]
+    return sum(numbers) / len(numbers) if numbers else None
 
 
 def _family_shares(record: dict[str, Any]) -> Iterator[tuple[str, float]]:
@@ -116,8 +126,8 @@ def _detrended(values: np.ndarray) -> np.ndarray:
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Pearson's; 0 where a side does not vary: it then tracks nothing."""
-    return float(np.corrcoef(a, b)[0, 1]) if np.ptp(a) > 0 and np.ptp(b) > 0 else 0.0
+    """Pearson's; 0 where a side does not vary (but for rounding): it then tracks nothing."""
+    return float(np.corrcoef(a, b)[0, 1]) if min(np.ptp(a), np.ptp(b)) > 1e-9 else 0.0
 
 
 def over_runs(values: Sequence[float], level: float = 0.95) -> tuple[float, float | None, float | None]:

@@ -25,7 +25,7 @@ AREA = "AUROC"
 class Within(Rule):
     """Two scores of one base on the same questions, `first` minus `second` in percentage points."""
 
-    computed_by: ClassVar[str] = "asgkit.report.claim_rules.difference_within"
+    computed_by: ClassVar[str] = "asgkit.report.claim_signals.difference_within"
     kind: Literal["within"]
     first: str
     second: str
@@ -48,7 +48,7 @@ def difference_within(measured: Measured, base: str, first: str, second: str, le
 class Detector(Rule):
     """Area under the ROC curve of a signal as a detector of wrong majorities, among votes of at least `share`."""
 
-    computed_by: ClassVar[str] = "asgkit.report.claim_rules.detection"
+    computed_by: ClassVar[str] = "asgkit.report.claim_signals.detection"
     kind: Literal["detector"]
     signal: Literal["ste", "entropy"]
     share: float = Field(0.0, ge=0, le=1)
@@ -64,7 +64,7 @@ class Detector(Rule):
 class Gap(Rule):
     """Mean STE (nats) of wrong minus right majorities among votes whose share is at least `share`."""
 
-    computed_by: ClassVar[str] = "asgkit.report.claim_rules.mean_gap"
+    computed_by: ClassVar[str] = "asgkit.report.claim_signals.mean_gap"
     kind: Literal["gap"]
     share: float = Field(ge=0, le=1)
 
@@ -78,7 +78,7 @@ class Gap(Rule):
 class Together(Rule):
     """What H_sc and STE tell together beyond either alone: two areas' differences, both of which must be above 0."""
 
-    computed_by: ClassVar[str] = "asgkit.report.claim_rules.together"
+    computed_by: ClassVar[str] = "asgkit.report.claim_signals.together"
     kind: Literal["together"]
 
     def find(self, measured: Measured, level: float) -> Iterator[Found]:
@@ -155,7 +155,7 @@ def together(h_sc: np.ndarray, ste: np.ndarray, wrong: np.ndarray) -> np.ndarray
 class Premise(Rule):
     """A rank correlation of the reward (or a part of it) with the truth within groups, from a base's premise.json."""
 
-    computed_by: ClassVar[str] = "asgkit.report.claim_rules.premise_correlation"
+    computed_by: ClassVar[str] = "asgkit.report.claim_signals.premise_correlation"
     kind: Literal["premise"]
     signal: str
 

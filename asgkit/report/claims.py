@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 from asgkit.report.claim_rules import POINTS, Arms, Found, Identical, Rule, Strict
 from asgkit.report.claim_series import Curve, Lead, Tracking, Trend
 from asgkit.report.claim_signals import Detector, Gap, Premise, Together, Within
-from asgkit.report.measured import Measured, load_measured
+from asgkit.report.measured import Measured
 
 SUPPORTED, CONTRADICTED, INCONCLUSIVE, NOT_TESTED = "supported", "contradicted", "inconclusive", "not tested here"
 VERDICTS = (SUPPORTED, CONTRADICTED, INCONCLUSIVE, NOT_TESTED)
@@ -106,9 +106,8 @@ def _sentence(error: Any, content: Any) -> str:
     return f"{'.'.join(where) or 'the file'}: {error['msg']}"
 
 
-def assess_all(claims: Sequence[Claim], results_dir: str | Path) -> list[Assessed]:
-    """Every claim against `<results_dir>/measured`. Raises Untraceable when a number does not follow from items."""
-    measured = load_measured(results_dir)
+def assess_all(claims: Sequence[Claim], measured: Measured) -> list[Assessed]:
+    """Every claim against what was measured. Raises Untraceable when a number does not follow from its items."""
     return [assess(claim, measured) for claim in claims]
 
 
@@ -189,8 +188,9 @@ _INTRODUCTION = (
     "Made by `asgkit claims --out results/claims.json --out results/claims.md` from [claims.yaml](claims.yaml) and "
     "[measured](measured/README.md): the paper's claims in our words, and what was measured here that bears on them. "
     "Each verdict says on which models it was reached: \"on the tiny models\" means that the mechanism was, or was "
-    "not, seen on models that this kit trains itself; it does not say what 7-8B models do. Intervals are 95%: over questions or prompts and training seeds for scores, over training seeds for what is read off logs and "
-    "curves, over questions for untrained bases. Every claim has its own rule, fixed in claims.yaml; with this many "
+    "not, seen on models that this kit trains itself; it does not say what 7-8B models do. Intervals are 95%: over "
+    "questions or prompts and training seeds for scores, over training seeds for what is read off logs and curves, "
+    "over questions or groups for untrained bases. Every claim has its own rule, fixed in claims.yaml; with this many "
     "of them, one or two verdicts could go either way by chance.")
 
 
@@ -218,7 +218,10 @@ def _details(claim: dict[str, Any]) -> str:
 
 
 def effect(part: dict[str, Any]) -> str:
-    """`+1.20 [+0.40, +2.00] points` (three decimals for other units); without an interval the effect alone, empty without an effect."""
+    """`+1.20 [+0.40, +2.00] points`, other units with three decimals; the effect alone without an interval.
+
+    Empty without an effect.
+    """
     if part["effect"] is None:
         return ""
     if part["unit"] == "values that differ":
