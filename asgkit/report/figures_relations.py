@@ -167,7 +167,7 @@ def _within(ax: Axes, runs: Sequence[Run]) -> pd.DataFrame:
 
 def candidate_groups(run: Run) -> pd.DataFrame:
     """Rows (step, third, truth, one column per signal of `WITHIN`) of an oracle run; each cell holds L values."""
-    log = run.log()
+    log = run.log(["phase", "step", "judge_scores", *WITHIN])
     own = log[(log["phase"] == "G") & log["judge_scores"].map(lambda v: isinstance(v, list) and len(v) > 0)]
     cuts = own["step"].quantile([1 / 3, 2 / 3]).to_numpy()
     third = np.array(["early", "middle", "late"])[np.searchsorted(cuts, own["step"])]

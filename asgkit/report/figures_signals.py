@@ -8,11 +8,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.stats import t
 
 from asgkit.report.measured import Measured, Measurement, Run
 from asgkit.report.panels import End, foot, label_ends, note, points, smoothed
-from asgkit.report.series import Made, arm_runs, has_log, missing, signals
+from asgkit.report.series import Made, arm_runs, auroc_half, has_log, mean_half, missing, signals
 from asgkit.report.stats import auroc
 from asgkit.report.style import OKABE_ITO, TEXT_WIDTH, THIRDS, styled
 
@@ -56,7 +55,7 @@ def chosen_questions(run: Run) -> pd.DataFrame:
 
     Thirds are thirds of the understanding steps, so that each holds as many pictures.
     """
-    log = run.log()
+    log = run.log(["phase", "step", "solver/self_consistency_entropy", "solver/token_entropy"])
     own = log[(log["phase"] == "U") & log["solver/token_entropy"].notna()]
     steps = np.sort(log.loc[log["phase"] == "U", "step"].unique())
     third = np.minimum(np.searchsorted(steps, own["step"]) * 3 // len(steps), 2)
@@ -74,10 +73,10 @@ def _thirds(ax: Axes, questions: pd.DataFrame) -> pd.DataFrame:
             ax.plot(curve, LEVELS, color=colour, lw=0.4, alpha=0.5)
             parts.append(pd.DataFrame({"panel": "a", "series": third, "kind": "seed", "seed": seed, "x": curve,
                                        "y": LEVELS}))
-        mean, half = _mean_half(curves)
+        mean, half = mean_half(curves)
         ax.fill_betweenx(LEVELS, mean - half, mean + half, color=colour, alpha=0.25, lw=0)
         ax.plot(mean, LEVELS, color=colour, lw=1.5)
-        middle, error = _mean_half(own.groupby("seed")["ste"].mean().to_numpy()[:, None])
+        middle, error = mean_half(own.groupby("seed")["ste"].mean().to_numpy()[:, None])
         ax.text(0.98, 0.28 - 0.11 * i, f"{third} {middle[0]:.2f}" + _plus_minus(error[0]), transform=ax.transAxes,
                 color=colour, fontsize=6, ha="right")
         parts.append(pd.DataFrame({"panel": "a", "series": third, "kind": "mean", "x": mean, "y": LEVELS,
@@ -86,14 +85,6 @@ def _thirds(ax: Axes, questions: pd.DataFrame) -> pd.DataFrame:
     ax.set(xlabel="STE of q* (nats)", ylabel="share of questions below", title="a  STE by third", ylim=(0, 1))
     ax.set_xlim(left=0)
     return pd.concat(parts, ignore_index=True)
-
-
-def _mean_half(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over seeds (S, C) -> (C,) and half of its 95% Student interval; NaN with one seed."""
-    runs = len(values)
-    if runs < 2:
-        return values[0], np.full(values.shape[1], np.nan)
-    return values.mean(0), t.ppf(0.975, runs - 1) * values.std(0, ddof=1) / np.sqrt(runs)
 
 
 def _plus_minus(half: float) -> str:
@@ -112,7 +103,7 @@ def _regions(ax: Axes, questions: pd.DataFrame) -> pd.DataFrame:
         for top in (False, True):
             rows = ((x > cut_x) == right) & ((y > cut_y) == top)
             where = f"{'upper' if top else 'lower'} {'right' if right else 'left'}"
-            shares, half = _mean_half(_share_by_seed(questions["seed"], rows)[:, None])
+            shares, half = mean_half(_share_by_seed(questions["seed"], rows)[:, None])
             note(ax, f"{100 * shares[0]:.0f}%" + ("" if np.isnan(half[0]) else f" ± {100 * half[0]:.0f}"), where)
     return pd.DataFrame({"panel": "b", "series": "q*", "seed": questions["seed"], "x": x, "y": y})
 
@@ -185,7 +176,7 @@ def _outcomes(ax: Axes, name: str, arm: str, group: Sequence[Measurement], colou
                positions=[i + shift], widths=0.22, showfliers=False, manage_ticks=False,
                **{f"{part}props": {"color": colour, "lw": 0.6, "alpha": 0.6}
                   for part in ("box", "whisker", "cap", "median")})
-        mean, half = _mean_half(dots[:, None])
+        mean, half = mean_half(dots[:, None])
         if len(dots) == 1:  # one run: the interval is that over its questions
             half = np.array([1.96 * pooled.std(ddof=1) / np.sqrt(len(pooled))]) if len(pooled) > 1 else half
         x = i + shift + (0.17 if shift > 0 else -0.17)
@@ -210,21 +201,12 @@ def _areas(name: str, group: Sequence[Measurement]) -> str:
             areas.append(auroc(m.items[name][kind < 2], kind[kind < 2] == 1))
     if not areas:
         return "undefined"
-    mean, half = _mean_half(np.array(areas)[:, None])
+    mean, half = mean_half(np.array(areas)[:, None])
     if len(areas) == 1:
         kind = outcome(group[0].items)
-        half = np.array([_area_half(group[0].items[name][kind < 2], kind[kind < 2] == 1)])
+        half = np.array([auroc_half(group[0].items[name][kind < 2], kind[kind < 2] == 1)])
     return f"{mean[0]:.2f}{_plus_minus(half[0])}"
 
-
-def _area_half(scores: np.ndarray, wrong: np.ndarray, resamples: int = 400) -> float:
-    """Half of the 95% interval of an AUROC over questions, by a bootstrap within each class."""
-    rng = np.random.default_rng(0)
-    yes, no = scores[wrong], scores[~wrong]
-    label = np.r_[np.ones(len(yes), bool), np.zeros(len(no), bool)]
-    draws = [auroc(np.r_[rng.choice(yes, len(yes)), rng.choice(no, len(no))], label) for _ in range(resamples)]
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return float(high - low) / 2
 
 
 BASE_FIGURES: dict[str, Callable[[Measured, str], Made]] = {"figure3_signals": figure3, "figureS2_outcomes": figure_s2}

@@ -6,13 +6,15 @@ import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from asgkit.report.measured import Run
 from asgkit.report.series import COLUMNS, WINDOW, moving, over_seeds
+
+HALO = [withStroke(linewidth=1.5, foreground="white")]  # of words that may lie on lines
 
 
 class End(NamedTuple):
@@ -108,10 +110,3 @@ def points(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
     held = [part.dropna(axis=1, how="all") for part in parts if len(part)]
     names = list(dict.fromkeys(name for part in held for name in part.columns))
     return pd.concat(held, ignore_index=True).reindex(columns=names)
-
-
-def spread(values: np.ndarray) -> tuple[float, float]:
-    """Limits of an axis: the range of the values and 5% more on both sides."""
-    low, high = float(np.min(values)), float(np.max(values))
-    room = 0.05 * max(high - low, 1e-9)
-    return low - room, high + room

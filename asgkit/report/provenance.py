@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from asgkit.report.measured import Measurement, Run
 
 COMMAND = "asgkit report"
 KEY = "asgkit"  # of the PNG text chunk that holds the provenance
+SUBJECT = re.compile(rb"/Subject \(((?:[^()\\]|\\.)*)\)", re.DOTALL)  # a PDF string; brackets in it are escaped
 LIBRARIES = ("numpy", "pandas", "scipy", "matplotlib", "pillow")
 
 
@@ -59,7 +61,13 @@ def read_sidecar(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     return content, outputs
 
 
-def embedded(png: Path) -> str | None:
-    """The provenance text inside a PNG, None when there is none."""
-    with Image.open(png) as image:
+def embedded(picture: Path) -> str | None:
+    """The provenance text inside a PNG (text chunk) or PDF (Subject), None when there is none.
+
+    Raises OSError or SyntaxError for a PNG that is none.
+    """
+    if picture.suffix == ".pdf":
+        found = SUBJECT.search(picture.read_bytes())
+        return None if found is None else re.sub(rb"\\(.)", rb"\1", found[1]).decode("ascii")
+    with Image.open(picture) as image:
         return image.info.get(KEY)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,12 +13,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy.stats import rankdata, t
 
-from asgkit.files import sha256
+from asgkit.files import sha256, unpack_bytes
 from asgkit.report.measured import Measured, Measurement, Run
+from asgkit.report.stats import auroc
 from asgkit.report.style import empty_panel
 
 Made = tuple[Figure, pd.DataFrame, list[Measurement]]  # a figure, the frame of its plotted points, what it rests on
 CLEAN = ("tiny-ar-clean", "tiny-flow-clean", "tiny-diffusion-clean")  # the three paradigms, side by side
+SHOWN = (*CLEAN[:1], "tiny-ar-registers", *CLEAN[1:])  # those and the base with designed errors
 COLUMNS = ["base", "arm", "seed", "step", "value"]
 FIELDS = (  # what figures read of a log; all else stays unparsed
     "solver/majority_fraction", "solver/self_consistency_entropy", "solver/token_entropy", "proposer/reward",
@@ -41,8 +42,7 @@ def _step_means(path: Path, digest: str) -> pd.DataFrame:
 
     The digest of the content is part of the key: a log that was edited is read anew.
     """
-    with gzip.open(path, "rt", encoding="utf-8") as stream:
-        records = [json.loads(line) for line in stream]
+    records = [json.loads(line) for line in unpack_bytes(path).splitlines()]
     held = {name: [_number(record.get(name)) for record in records] for name in FIELDS}
     steps = [record["step"] for record in records]
     return pd.DataFrame(held, index=pd.Index(steps, name="step")).groupby(level="step").mean()
@@ -58,7 +58,7 @@ def _number(value: object) -> float:
 
 def has_log(run: Run) -> bool:
     """Whether the run keeps its log."""
-    return (run.path / "log.jsonl.gz").is_file()
+    return run.log_path is not None
 
 
 def signal(run: Run, name: str) -> pd.DataFrame:
@@ -66,9 +66,9 @@ def signal(run: Run, name: str) -> pd.DataFrame:
 
     Empty when the run keeps no log or its phase never logs the field. Raises KeyError for a field not in `FIELDS`.
     """
-    if not has_log(run):
+    path = run.log_path
+    if path is None:
         return pd.DataFrame(columns=COLUMNS)
-    path = run.path / "log.jsonl.gz"
     values = _step_means(path, sha256(path.read_bytes()))[name].dropna()
     return pd.DataFrame({"base": run.base, "arm": run.arm, "seed": run.seed, "step": values.index,
                          "value": values.to_numpy()})[COLUMNS]
@@ -222,6 +222,24 @@ def _blocks(rng: np.random.Generator, shape: tuple[int, int], count: int, block:
 def _quantiles(draws: np.ndarray) -> tuple[float, float]:
     low, high = np.quantile(draws, [0.025, 0.975])
     return round(float(low), 6), round(float(high), 6)
+
+
+def mean_half(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over seeds (S, C) -> (C,) and half of its 95% Student interval; NaN with one seed."""
+    runs = len(values)
+    if runs < 2:
+        return values[0], np.full(values.shape[1], np.nan)
+    return values.mean(0), t.ppf(0.975, runs - 1) * values.std(0, ddof=1) / np.sqrt(runs)
+
+
+def auroc_half(scores: np.ndarray, wrong: np.ndarray, *, resamples: int = 400, seed: int = 0) -> float:
+    """Half of the 95% interval of an AUROC over questions, by a bootstrap within each class; scores, wrong (Q,)."""
+    rng = np.random.default_rng(seed)
+    yes, no = scores[wrong], scores[~wrong]
+    label = np.r_[np.ones(len(yes), bool), np.zeros(len(no), bool)]
+    draws = [auroc(np.r_[rng.choice(yes, len(yes)), rng.choice(no, len(no))], label) for _ in range(resamples)]
+    low, high = _quantiles(np.array(draws))
+    return (high - low) / 2
 
 
 def cluster_interval(statistic: Callable[[Sequence[int]], float], clusters: int, *, resamples: int = 1000,
