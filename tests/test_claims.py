@@ -21,6 +21,9 @@ from asgkit.grids import load_grid, shipped_grids
 from asgkit.report.claim_rules import Arms, Found, Identical, Pair, difference_of_arms, metric_values
 from asgkit.report.claim_series import (
     KIND_ERROR,
+    Curve,
+    Lead,
+    TooShort,
     Trend,
     between_runs,
     cycles,
@@ -129,8 +132,8 @@ def test_lead_knows_who_comes_first():
 
 
 def test_thirds_and_tracking_by_hand():
-    assert thirds({3: 5.0, 1: 1.0, 2: 3.0, 4: 9.0}) == (1.0, 9.0)
-    assert thirds(dict(enumerate(range(7)))) == (0.5, 5.5)
+    assert thirds({3: 5.0, 1: 1.0, 2: 3.0, 4: 9.0}) == (1.0, 4.0, 9.0)
+    assert thirds(dict(enumerate(range(7)))) == (0.5, 3.0, 5.5)
     with pytest.raises(ValueError, match="3 steps"):
         thirds({1: 0.0, 2: 0.0})
     inner = {1: 0.1, 2: 0.3, 3: 0.5, 4: 0.7, 5: 0.4, 6: 0.4}  # means .2, .6, .4 of the steps to 2, 4, 6
@@ -292,10 +295,32 @@ def test_series_of_a_log_by_hand(own):
         {1: (wrong["reading"] + wrong["count"]) / 2, 3: wrong["existence"]})
     with pytest.raises(Untraceable, match="no numbers in d"):
         log_series(run, "d", base)
-    timed = replace(run, config={"schedule": {"understanding": 1, "generation": 1, "steps": 4}})
-    assert cycles(timed, {1: 2.0, 3: 5.0, 4: 7.0}) == [2.0, 6.0]
-    with pytest.raises(Untraceable, match="cycle 2 of 2"):
-        cycles(timed, {1: 2.0})
+
+
+def test_cycles_by_hand_and_leads_of_short_runs(own):
+    runs = load_measured(own).arms(BASE)["joint"]
+    timed = replace(runs[0], config={"schedule": {"understanding": 1, "generation": 1, "steps": 19}})
+    series = {2 * c + 1: float(c) for c in range(9)}
+    assert cycles(timed, series | {18: 4.0}) == [0, 1, 2, 3, 4, 5, 6, 7, 6]
+    with pytest.raises(TooShort, match="cycle 2 of 9"):
+        cycles(timed, {s: v for s, v in series.items() if s != 3})
+    for run in runs:
+        write_log(run.path, [{"step": 1, "a": 1.0, "b": 2.0}])
+        held = yaml.safe_load((run.path / "config.yaml").read_text())
+        held["schedule"] = {"understanding": 1, "generation": 1, "steps": 4}
+        (run.path / "config.yaml").write_text(yaml.safe_dump(held))
+    (short,) = Lead(kind="lead", arm="joint", first="a", second=["b"], bases=[BASE]).find(load_measured(own), 0.95)
+    assert short.effect is None and "2 cycles, fewer than 9" in short.note
+
+
+def test_a_curve_that_lacks_the_step_is_named(results):
+    measured = load_measured(results)
+    rule = lambda since: Curve(kind="curve", arm="joint", metric="answers/single", since=since, bases=[BASE])
+    (gained,), (none,) = (list(rule(step).find(measured, 0.95)) for step in (0, 3))
+    change = [run.metrics["scores"]["answers/single"] - measured.bases[BASE].metrics["scores"]["answers/single"]
+              for run in measured.arms(BASE)["joint"]]
+    assert gained.effect == pytest.approx(np.mean(change)) and gained.seeds == 2
+    assert none.effect is None and f"no curve with step 3 of {BASE}-joint-s0" in none.note
 
 
 def test_a_trend_is_read_off_runs_and_against_a_control(own):
@@ -306,6 +331,9 @@ def test_a_trend_is_read_off_runs_and_against_a_control(own):
     rise, beyond = rule.find(load_measured(own), 0.95)
     assert rise.effect == pytest.approx(6.6) and rise.low == pytest.approx(6.6 - 12.7062 * 0.6, abs=1e-3)  # 6.0 and 7.2
     assert beyond.effect == pytest.approx(6.0) and beyond.low is None and (rise.items, beyond.items) == (18, 27)
+    for of, expected in (("late", 8.8), ("bend", 0.0)):  # 8 and 9.6; a straight line does not bend
+        (found,) = rule.model_copy(update={"of": of, "against": ("",)}).find(load_measured(own), 0.95)
+        assert found.effect == pytest.approx(expected, abs=1e-9)
     judged = assess(claim(rule), load_measured(own))
     assert [part.note for part in judged.parts] == ["", "one run has no interval"]
 
@@ -324,11 +352,12 @@ def test_there_are_claims_enough_and_each_rule_names_its_function(committed):
 
 
 def test_every_command_makes_the_arms_that_its_claim_needs(committed):
-    grids = {name: load_grid(path) for name, path in shipped_grids().items()}
+    made = {name: {(run.experiment.name.removesuffix(f"-{run.arm}-s{run.seed}"), run.arm)
+                   for run in load_grid(path).runs()} for name, path in shipped_grids().items()
+            if any(f"asgkit batch {name}" in held.commands for held in committed)}
     for held in committed:
         names = [command.removeprefix("asgkit batch ") for command in held.commands if "batch" in command]
-        runs = {(run.experiment.name.removesuffix(f"-{run.arm}-s{run.seed}"), run.arm)
-                for name in names for run in grids[name].runs()}
+        runs = {run for name in names for run in made[name]}
         for other in (command for command in held.commands if "batch" not in command):
             overrides = [word for word in other.split() if "=" in word]
             assert other.split()[1] in ("train", "premise") and resolve("tiny", overrides)
@@ -342,7 +371,7 @@ def test_every_command_makes_the_arms_that_its_claim_needs(committed):
 
 
 @pytest.mark.parametrize(("old", "new", "words"), [
-    ("side: below", "side: left", "claim 'drift-is-small'.*side"), ("signal: entropy", "sign: entropy", "sign"),
+    ("side: below", "side: left", "claim 'drift-levels-off'.*side"), ("signal: entropy", "sign: entropy", "sign"),
     ("id: entropy-finds-errors", "id: ste-when-votes-agree", "there twice"), ("kind: within", "kind: without", "kind"),
     ("claims:", "claim:", "claims: Field required"), ("claims:", "claims: [", "not YAML")])
 def test_a_claims_file_that_does_not_fit_is_refused(tmp_path, old, new, words):

@@ -95,13 +95,16 @@ def _log(run: Run) -> tuple[Series, int]:
 
 
 # -- statistics of one run, and of several --------------------------------------------------------------------------
-def thirds(series: dict[int, float]) -> tuple[float, float]:
-    """Means of the first and of the last third of the steps. Raises ValueError for fewer than 3 steps."""
+def thirds(series: dict[int, float]) -> tuple[float, float, float]:
+    """Means of the first, middle and last third of the steps; a remainder counts as middle.
+
+    Raises ValueError for fewer than 3 steps.
+    """
     values = [series[step] for step in sorted(series)]
     size = len(values) // 3
     if size == 0:
         raise ValueError(f"thirds need at least 3 steps, got {len(values)}")
-    return float(np.mean(values[:size])), float(np.mean(values[-size:]))
+    return tuple(float(np.mean(part)) for part in (values[:size], values[size:-size], values[-size:]))
 
 
 def lead(first: Sequence[float], second: Sequence[float], lags: int = LAGS) -> float:
@@ -165,7 +168,8 @@ def _found(label: str, unit: str, level: float, statistic: Callable[[Run], float
 
 # -- rules ----------------------------------------------------------------------------------------------------------
 class Trend(Rule):
-    """Fields of the log: their rise (last third of the steps minus the first) or their late mean (last third).
+    """Fields of the log by thirds of the steps: rise (last - first), late (last) or bend (rise of the second half
+    minus rise of the first, last - 2 middle + first: below 0 it levels off).
 
     With `against`, the same of that arm is taken off.
     """
@@ -175,7 +179,7 @@ class Trend(Rule):
     arm: str
     against: tuple[str, ...] = ("",)  # "" is the rise itself; an arm: the difference of rises
     fields: list[str] = Field(min_length=1)
-    of: Literal["rise", "late"] = "rise"
+    of: Literal["rise", "late", "bend"] = "rise"
     unit: str
 
     def find(self, measured: Measured, level: float) -> Iterator[Found]:
@@ -185,20 +189,21 @@ class Trend(Rule):
                 yield from (self._one(measured, base, field, other, level) for other in self.against)
 
     def _one(self, measured: Measured, base: str, field: str, other: str, level: float) -> Found:
-        label = f"{base}: {self.arm}{f' - {other}' if other else ''}, {field}, {_OF[self.of]}"
+        label = f"{base}: {self.arm}{f' - {other}' if other else ''}, {field}, {_OF[self.of][0]}"
         if gap := lacks(measured, base, self.arm, *filter(None, [other])):
             return Found(label, self.unit, note=gap)
         held = measured.bases[base]
 
-        def statistic(run: Run) -> float:
-            early, late = thirds(log_series(run, field, held))
-            return late - early if self.of == "rise" else late
-
+        statistic = lambda run: _OF[self.of][1](*thirds(log_series(run, field, held)))
         return _found(label, self.unit, level, statistic, runs_of(measured, base, self.arm),
                       runs_of(measured, base, other) if other else None)
 
 
-_OF = {"rise": "last third - first third", "late": "last third"}
+_OF: dict[str, tuple[str, Callable[[float, float, float], float]]] = {
+    "rise": ("last third - first third", lambda early, middle, late: late - early),
+    "late": ("last third", lambda early, middle, late: late),
+    "bend": ("last - 2 middle + first third", lambda early, middle, late: late - 2 * middle + early),
+}
 
 
 class Lead(Rule):
@@ -211,29 +216,40 @@ class Lead(Rule):
     second: list[str]
 
     def find(self, measured: Measured, level: float) -> Iterator[Found]:
-        """One mean over runs per base and second field. Raises Untraceable."""
-        for base in self.bases:
-            for second in self.second:
-                label = f"{base}: {self.first} ahead of {second}, {self.arm}"
-                if gap := lacks(measured, base, self.arm):
-                    yield Found(label, "correlation", note=gap)
-                    continue
-                held = measured.bases[base]
-                statistic = lambda run, held=held, second=second: lead(
-                    *(cycles(run, log_series(run, field, held)) for field in (self.first, second)))
-                yield _found(label, "correlation", level, statistic, runs_of(measured, base, self.arm))
+        """One mean over runs per base and second field; runs that are too short are named. Raises Untraceable."""
+        return (self._one(measured, base, second, level) for base in self.bases for second in self.second)
+
+    def _one(self, measured: Measured, base: str, second: str, level: float) -> Found:
+        label = f"{base}: {self.first} ahead of {second}, {self.arm}"
+        if gap := lacks(measured, base, self.arm):
+            return Found(label, "correlation", note=gap)
+        held = measured.bases[base]
+        statistic = lambda run: lead(*(cycles(run, log_series(run, field, held)) for field in (self.first, second)))
+        try:
+            return _found(label, "correlation", level, statistic, runs_of(measured, base, self.arm))
+        except TooShort as short:
+            return Found(label, "correlation", note=str(short))
+
+
+class TooShort(ValueError):
+    """A run that has no series of cycles; a lead is then not measured, which is no fault of the run."""
 
 
 def cycles(run: Run, series: dict[int, float]) -> list[float]:
-    """Mean per cycle of the run's schedule, whole cycles only (steps count from 1). Raises Untraceable on a gap."""
+    """Mean per cycle of the run's schedule, whole cycles only (steps count from 1).
+
+    Raises TooShort for fewer than 3 LAGS cycles, or one in which nothing was logged.
+    """
     schedule = run.config["schedule"]
     length = schedule["understanding"] + schedule["generation"]
     held: dict[int, list[float]] = defaultdict(list)
     for step, value in series.items():
         held[(step - 1) // length].append(value)
     whole = schedule["steps"] // length
+    if whole < 3 * LAGS:
+        raise TooShort(f"{run.name} has {whole} cycles, fewer than {3 * LAGS}")
     if gone := [cycle for cycle in range(whole) if cycle not in held]:
-        raise Untraceable(f"{run.name}: nothing is logged in cycle {gone[0] + 1} of {whole}")
+        raise TooShort(f"{run.name}: nothing is logged in cycle {gone[0] + 1} of {whole}")
     return [float(np.mean(held[cycle])) for cycle in range(whole)]
 
 
@@ -247,17 +263,16 @@ class Curve(Rule):
     since: int
 
     def find(self, measured: Measured, level: float) -> Iterator[Found]:
-        """One mean over runs per base. Raises Untraceable when the curve lacks the step."""
+        """One mean over runs per base; curves without the step are named."""
         for base in self.bases:
             label = f"{base}: {self.arm}, {self.metric}, last step - step {self.since}"
-            gap = lacks(measured, base, self.arm)
-            yield (Found(label, "points", note=gap) if gap else
-                   _found(label, "points", level, self._change, runs_of(measured, base, self.arm)))
+            gap, runs = lacks(measured, base, self.arm), runs_of(measured, base, self.arm)
+            if without := [run.name for run in runs if self.since not in curve_points(run, self.metric)]:
+                gap = f"no curve with step {self.since} of {', '.join(without)}"
+            yield Found(label, "points", note=gap) if gap else _found(label, "points", level, self._change, runs)
 
     def _change(self, run: Run) -> float:
         points = curve_points(run, self.metric)
-        if self.since not in points or len(points) < 2:
-            raise Untraceable(f"{run.name}: curve.csv has {self.metric} at steps {sorted(points)}, not at {self.since}")
         return points[max(points)] - points[self.since]
 
 
