@@ -110,7 +110,8 @@ def premise(
     """Measure on the base whether the method can work at all: voting gain, H_sc and STE as error detectors, R_g.
 
     A second table says which conditions hold and what follows where one does not. Examples:
-    [bold]asgkit premise --quick[/] · [bold]asgkit premise base=registers --split test --out premise.json[/]
+    [bold]asgkit premise --quick[/] · [bold]asgkit premise backbone=tiny-flow[/] ·
+    [bold]asgkit premise base=registers --split test --out premise.json[/]
     """
     from asgkit import premise as report
     from asgkit.launch import use_threads

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from asgkit.backbones import load_backbone
+from asgkit.backbones import NoiseSpec, load_backbone
 from asgkit.bench import NaiveBackbone, bench_config, new_trainer, run_bench
 from asgkit.shapes.world import render_pool
 
@@ -73,13 +73,29 @@ def test_drawings_and_their_statistics_are_the_same(pair) -> None:
     assert torch.allclose(first.logits, second.logits, atol=2e-4)
 
 
+@pytest.mark.parametrize("name", ["tiny-flow", "tiny-diffusion"])
+def test_regressions_keep_the_noise_of_each_row(images, name: str) -> None:
+    batched, prompts = load_backbone(name), ["red circle <draw>", "2 squares <draw>"]
+    naive = NaiveBackbone(batched)
+    one, other = (b.generate_images(prompts, seeds=[3, 4], role="generator", guidance=2.0) for b in (batched, naive))
+    same(one.codes, other.codes)
+    assert one.logp is None and other.logp is None
+    same(batched.encode_images(images), naive.encode_images(images))
+    noise = NoiseSpec(torch.tensor([[0.2, 0.9], [0.5, 0.4]]), [7, 8])
+    first, second = (b.generation_stats(prompts, one.codes, role=None, noise=noise) for b in (batched, naive))
+    for statistic in ("loss", "pred", "target"):
+        same(getattr(first, statistic), getattr(second, statistic))
+    assert second.logp is None and second.entropy is None and second.logits is None
+
+
 def test_a_prefix_of_the_naive_mode_holds_pictures_only(pair, images) -> None:
     assert pair[1].prefix(images, role=None).cache == images
 
 
-def test_rewards_of_both_steps_agree(pool: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("backbone", ["tiny-ar", "tiny-flow"])
+def test_rewards_of_both_steps_agree(pool: Path, tmp_path: Path, backbone: str) -> None:
     """Greedy everywhere: sampled text cannot agree, since the protocol has one seed per call."""
-    config = bench_config("tiny", pool, [*SMALL, *GREEDY])
+    config = bench_config("tiny", pool, [*SMALL, *GREEDY, f"backbone={backbone}"])
     modes = [new_trainer(config, tmp_path / str(naive), naive) for naive in (False, True)]
     for key in ("proposer/rewards", "generator/rewards"):
         one, other = ([record[key] for record in trainer.train_step()] for trainer in modes)

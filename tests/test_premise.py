@@ -195,6 +195,17 @@ def test_the_command_writes_what_it_prints(tmp_path, monkeypatch):
     assert "by design" in result.output and "What the premise allows" in result.output
 
 
+@pytest.mark.parametrize("backbone", ["tiny-flow", "tiny-diffusion"])
+def test_the_command_measures_every_backbone(tmp_path, monkeypatch, backbone):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(premise, "QUICK", SMALL)
+    result = CliRunner().invoke(app, ["premise", f"backbone={backbone}", "--quick", "--out", "p.json"])
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "p.json").read_text())
+    assert (found["backbone"], found["base"]) == (backbone, "clean") and found["drawings"]["n"] == 24
+    assert f"Premise of {backbone}, base clean" in result.output and "by design" not in result.output
+
+
 def test_the_command_refuses_a_folder_before_it_measures(tmp_path):
     result = CliRunner().invoke(app, ["premise", "--out", str(tmp_path)])
     assert result.exit_code == 2 and "is a folder" in result.output
