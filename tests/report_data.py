@@ -70,7 +70,9 @@ def write_run(root: Path, arm: str, seed: int, gain: float, rate: float = 5e-4) 
     path = root / "measured" / "runs" / f"{BASE}-{arm}-s{seed}"
     items = make_items(seed + 10, gain)
     write_measurement(path, items, 5)
-    config = {"backbone": "tiny-ar", "base": "clean", "seed": seed, "solver": {"learning_rate": 2e-4},
+    control = arm if arm in ("random", "oracle") else ""
+    config = {"backbone": "tiny-ar", "base": "clean", "seed": seed, "control": control,
+              "checkpoint": {"every": 30, "keep": 100}, "solver": {"learning_rate": 2e-4},
               "generator": {"learning_rate": rate}}
     (path / "config.yaml").write_text(yaml.safe_dump(config))
     base, ours = scores_of(make_items(1)), scores_of(items)

@@ -1,5 +1,6 @@
 """Published numbers: strict reading, missing cells, places, printed layouts and measured twins."""
 
+import json
 import math
 import shutil
 from decimal import Decimal
@@ -8,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from asgkit.files import sha256
 from asgkit.report.measured import Untraceable
 from asgkit.report.published import PublishedError, files, load_elsewhere, load_published, published
 from asgkit.report.published_tables import (
@@ -18,6 +20,7 @@ from asgkit.report.published_tables import (
     layout,
     layouts,
     render,
+    save_layouts,
     twin,
 )
 
@@ -145,7 +148,7 @@ def test_layouts_render_as_markdown_booktabs_and_html(tables):
     assert "| Base | - | 71.7 | 84 | 74.0 | 82 |" in render(frame, "T & T", "md")
     tex, html = render(frame, "T & T", "tex"), render(frame, "T & T", "html")
     assert r"\toprule" in tex and r"\caption{T \& T}" in tex and r"Base & - & 71.7 & 84 & 74.0 & 82 \\" in tex
-    assert "<caption>T &amp; T</caption>" in html and html.count("<tr") == 1 + len(frame)
+    assert "<caption>T &amp; T</caption>" in html and html.count("<tr>") == 1 + len(frame)
     with pytest.raises(ValueError, match="md, tex or html"):
         render(frame, "T", "docx")
 
@@ -153,7 +156,8 @@ def test_layouts_render_as_markdown_booktabs_and_html(tables):
 # -- twins ----------------------------------------------------------------------------------------------------------
 def one(**changes) -> pd.DataFrame:
     row = {"table": "4", "row": "Full framework", "system": "tiny-ar-clean", "metric": "answers/majority",
-           "value": 71.25, "low": 70.0, "high": 72.5, "seeds": 5, "n": 2100, "run_ids": "a b", "source": "measured"}
+           "value": 71.25, "delta": 2.0, "low": 0.75, "high": 3.25, "exact": "", "seeds": 5, "n": 2100,
+           "run_ids": "a b", "source": "measured"}
     return pd.DataFrame([row | changes])
 
 
@@ -165,12 +169,41 @@ def test_a_twin_without_measurements_says_so_in_every_row(tables):
 
 
 def test_a_twin_shows_interval_seeds_and_items_and_no_reported_number(tables):
-    frame = twin(tables, "4", pd.concat([one(), one(metric="drawings/overall", value=60.0, low=58.0, high=62.0)]))
-    line = frame.set_index("row").loc["Full framework"]
-    assert line["answers/majority"] == "71.2 [70.0, 72.5]" and line["drawings/overall"] == "60.0 [58.0, 62.0]"
+    base = one(row="BLIP3o-8B (base)", system="base", value=69.25, delta=math.nan, low=math.nan, high=math.nan, seeds=0)
+    same = one(metric="drawings/overall", value=60.0, delta=0.0, low=0.0, high=0.0, exact="unchanged, exact")
+    frame = twin(tables, "4", pd.concat([one(), same, base]),
+                 [("w/o QA fidelity scoring", "tiny-ar-clean: g-no-fidelity", "asgkit batch components")])
+    held = frame.set_index("row")
+    line = held.loc["Full framework"]
+    assert line["answers/majority"] == "71.2 (+2.0 [+0.8, +3.2])"
+    assert line["drawings/overall"] == "60.0 (unchanged, exact)"
     assert (line["seeds"], line["n"], line["source"]) == ("5", "2100", "measured")
-    assert frame.set_index("row").loc["BLIP3o-8B (base)", "answers/majority"] == UNMEASURED
+    assert held.loc["BLIP3o-8B (base)", "answers/majority"] == "69.2"
+    assert (held.loc["BLIP3o-8B (base)", "seeds"], held.loc["BLIP3o-8B (base)", "drawings/overall"]) == (
+        MISSING, UNMEASURED)
+    absent = held.loc["w/o QA fidelity scoring"]
+    assert absent["source"] == "not measured: asgkit batch components" and absent["answers/majority"] == MISSING
     assert set(TWIN_COLUMNS) == set(one().columns)
+
+
+def test_own_settings_of_a_sweep_stand_in_order_among_the_printed_ones(tables):
+    frame = twin(tables, "S2", one(table="S2", row="LoRA rank r = 2"), [("LoRA rank r = 6", "s", "c")])
+    assert frame["row"].tolist()[:5] == [f"LoRA rank r = {r}" for r in (2, 4, 6, 8, 16)]
+    with pytest.raises(ValueError, match="Luck = 3"):
+        twin(tables, "S2", one(table="S2", row="Luck = 3"))
+    with pytest.raises(ValueError, match="LoRA rank"):
+        twin(tables, "4", one(row="LoRA rank r = 2"))
+
+
+def test_saved_layouts_name_their_inputs_and_hashes(tables, tmp_path):
+    written = save_layouts(tables, PAPER, tmp_path, {"command": "c", "versions": {}})
+    assert len(written) == 4 * 16 and (tmp_path / "table_GvU-GenEvalpp.html").is_file()
+    record = json.loads((tmp_path / "table_2.json").read_text())
+    assert record["source"] == "reported"
+    assert record["inputs"] == {f"paper/{name}": sha256((PAPER / name).read_bytes())
+                                for name in ("table2_printed_deltas.csv", "table2_understanding.csv")}
+    assert record["outputs"]["table_2.md"] == sha256((tmp_path / "table_2.md").read_bytes())
+    assert "| 58.8 (+3.5) |" in (tmp_path / "table_2.md").read_text()
 
 
 @pytest.mark.parametrize(("frame", "error", "words"), [

@@ -1,21 +1,26 @@
 """Tables: every cell follows from items of named runs, or the table is refused."""
 
 import json
+import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import report_data as data
 
-from asgkit.report import build
-from asgkit.report.measured import Untraceable, load_measured
+from asgkit.files import pack, unpack_bytes
+from asgkit.report.measured import Untraceable, load_measured, repack_logs, unchanged
 from asgkit.report.tables import (
     METRICS,
     contrast_table,
+    designed,
     joint_table,
     premise_table,
     refuse_untraced,
+    save_table,
+    to_html,
     to_latex,
     to_markdown,
     wide,
@@ -106,8 +111,7 @@ def test_hidden_folders_are_no_measurements(results):
 
 
 def test_what_shows_the_registers_base_says_what_was_designed():
-    tables = [pd.DataFrame({"base": names}) for names in (["tiny-ar-clean"], ["tiny-ar-clean", "tiny-ar-registers"])]
-    assert [build._designed(table) for table in tables] == [
+    assert [designed(pd.Series(names)) for names in (["tiny-ar-clean"], ["tiny-ar-clean", "tiny-ar-registers"])] == [
         "", " On registers the framings err independently by design: its voting gain is built in."]
 
 
@@ -156,3 +160,78 @@ def test_premise_table_is_text_per_base():
     assert len(table) == len(premise_rows(result))
     assert table.set_index("condition").loc["majority - single", "value"] == "+10.0 ± 1.0"
     assert table.set_index("condition").loc["AUROC wrong canonical: STE", "value"] == "undefined"
+
+
+def test_html_is_escaped_and_holds_every_cell(tmp_path):
+    frame = pd.DataFrame({"a<b": ["1 & 2", "x" * 200]})
+    text = to_html(frame, "T & T")
+    assert "<caption>T &amp; T</caption>" in text and "<th>a&lt;b</th>" in text
+    assert "<td>1 &amp; 2</td>" in text and f"<td>{'x' * 200}</td>" in text and text.count("<tr>") == 3
+    written = save_table(frame, frame, tmp_path / "t", "T", {"command": "c"})
+    assert [path.name for path in written] == ["t.csv", "t.md", "t.tex", "t.html", "t.json"]
+    assert set(json.loads((tmp_path / "t.json").read_text())["outputs"]) == {"t.csv", "t.md", "t.tex", "t.html"}
+
+
+# -- logs -----------------------------------------------------------------------------------------------------------
+def test_logs_repacked_as_xz_hold_the_same(results):
+    before = [run.log() for run in load_measured(results).runs]
+    logs, old, new = repack_logs(results)
+    after = load_measured(results).runs
+    assert logs == len(after) and old > 0 and new > 0
+    assert all(run.log_path.name == "log.jsonl.xz" for run in after)
+    for run, frame in zip(after, before, strict=True):
+        pd.testing.assert_frame_equal(run.log(), frame)
+        assert run.path / "log.jsonl.xz" in run.evidence()
+    assert repack_logs(results) == (0, 0, 0)
+
+
+def test_two_logs_are_refused_and_repacking_settles_it(results):
+    run = load_measured(results).runs[0]
+    shutil.copyfile(run.log_path, run.path / "log.jsonl.xz")  # a conversion that was killed
+    with pytest.raises(Untraceable, match="two logs"):
+        run.log()
+    repack_logs(results)
+    assert len(run.log()) > 0
+
+
+def test_a_few_fields_of_a_log_are_those_of_the_whole(results):
+    run = load_measured(results).runs[0]
+    whole, few = run.log(), run.log(["step", "generator/rewards", "no/such"])
+    assert few["step"].tolist() == whole["step"].tolist() and few["no/such"].isna().all()
+    held = whole["generator/rewards"].notna()
+    assert few["generator/rewards"][held].tolist() == whole["generator/rewards"][held].tolist()
+    assert few["generator/rewards"][~held].isna().all()
+
+
+def test_pack_is_deterministic_and_refuses_other_suffixes(tmp_path):
+    source = tmp_path / "a"
+    source.write_bytes(b"abc\n" * 500)
+    for suffix in (".xz", ".gz"):
+        target = tmp_path / f"log{suffix}"
+        pack(source, target)
+        first = target.read_bytes()
+        os.utime(source, (1, 1))
+        pack(source, target)
+        assert target.read_bytes() == first and unpack_bytes(target) == source.read_bytes()
+    with pytest.raises(ValueError, match=r"\.xz or \.gz"):
+        pack(source, tmp_path / "log.zip")
+
+
+# -- exactness ------------------------------------------------------------------------------------------------------
+def test_unchanged_looks_at_every_raw_result(results):
+    base = load_measured(results).bases[data.BASE]
+    items = dict(base.items)
+    twin = replace(base, path=base.path)
+    twin.__dict__["items"] = items
+    assert unchanged(base, twin, "answers/single") and unchanged(base, twin, "drawings/overall")
+    swapped = items["framings"].copy()
+    column = next(i for i in range(swapped.shape[1]) if 0 < swapped[:, i].sum() < 7)
+    swapped[:, column] = swapped[::-1, column] if (swapped[:, column] != swapped[::-1, column]).any() else np.roll(
+        swapped[:, column], 1)
+    twin.__dict__["items"] = items | {"framings": swapped}
+    assert swapped.mean() == items["framings"].mean()  # the score does not move
+    assert not unchanged(base, twin, "answers/single") and unchanged(base, twin, "answers/canonical")
+    family = items["family"][column]
+    assert not unchanged(base, twin, f"answers/single/{family}")
+    other = next(f for f in items["family"] if f != family)
+    assert unchanged(base, twin, f"answers/single/{other}")

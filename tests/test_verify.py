@@ -1,18 +1,21 @@
 """Verify: an untouched report has no findings; a changed cell, log line, picture or hash has."""
 
-import gzip
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import report_data as data
 from PIL import Image
 
-from asgkit.files import sha256
+from asgkit.files import pack_bytes, sha256, unpack_bytes, write_json
+from asgkit.report import verify as module
+from asgkit.report.audit import as_json, as_markdown, run_audit
 from asgkit.report.build import build_report
-from asgkit.report.verify import verify
+from asgkit.report.measured import load_measured, repack_logs
+from asgkit.report.verify import size_line, verify
 
-LOG = f"results/measured/runs/{data.BASE}-joint-s0/log.jsonl.gz"
+LOG = f"results/measured/runs/{data.BASE}-joint-s0/log.jsonl.xz"
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +30,15 @@ def small(monkeypatch):
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory):
-    return data.make_results(tmp_path_factory.mktemp("verify") / "results").parent
+    """Measured results, the published numbers, and the audit of them."""
+    results = data.make_results(tmp_path_factory.mktemp("verify") / "results")
+    shutil.copytree(Path(__file__).resolve().parents[1] / "results/paper", results / "paper",
+                    ignore=shutil.ignore_patterns("tables"))
+    repack_logs(results)
+    found = run_audit(results / "paper")
+    write_json(results / "audit.json", as_json(found))
+    (results / "audit.md").write_text(as_markdown(found))
+    return results.parent
 
 
 @pytest.fixture
@@ -73,8 +84,7 @@ def test_a_cell_changed_together_with_its_hash_is_found_by_the_rebuild(root):
 
 
 def test_a_changed_log_line_is_found(root):
-    text = gzip.decompress((root / LOG).read_bytes()).replace(b"0.75", b"0.76", 1)
-    (root / LOG).write_bytes(gzip.compress(text, mtime=0))
+    pack_bytes(unpack_bytes(root / LOG).replace(b"0.75", b"0.76", 1), root / LOG)
     found = verify(root)
     assert LOG in _paths(found) and f"figures/signals_{data.BASE}.csv" in _paths(found)
 
@@ -122,3 +132,71 @@ def test_a_second_build_changes_no_byte(root):
     before = {p: p.read_bytes() for p in files}
     build_report(root / "results", root / "figures")
     assert {p: p.read_bytes() for p in before} == before
+
+
+# -- tables of the experiments, published layouts, audit ------------------------------------------------------------
+TABLES = ("measured/table_families", "measured/table_headline", "measured/table_twin_2", "paper/tables/table_4")
+
+
+@pytest.mark.parametrize("stem", TABLES)
+@pytest.mark.parametrize("suffix", [".md", ".tex", ".html"])
+def test_a_changed_cell_of_any_form_of_a_table_is_found(root, stem, suffix):
+    path = root / "results" / f"{stem}{suffix}"
+    text = path.read_text()
+    digit = next(i for i in range(len(text) - 1, 0, -1) if text[i].isdigit())
+    path.write_text(text[:digit] + str((int(text[digit]) + 1) % 10) + text[digit + 1 :])
+    assert f"results/{stem}{suffix}" in _paths(verify(root, rebuild=False))
+
+
+def test_a_cell_changed_together_with_its_hash_is_found_in_html_too_and_a_deleted_table_is_missed(root):
+    path = root / "results/measured/table_headline.html"
+    path.write_text(path.read_text().replace("joint", "j0int", 1))
+    sidecar = path.with_suffix(".json")
+    content = json.loads(sidecar.read_text())
+    content["outputs"][path.name] = sha256(path.read_bytes())
+    sidecar.write_text(json.dumps(content))
+    for path in (root / "results/measured").glob("table_twin_2.*"):
+        path.unlink()
+    assert _paths(verify(root)) == {"results/measured/table_headline.html", "results/measured/table_twin_2.json"}
+
+
+def test_a_changed_published_number_is_found_in_layout_and_audit(root):
+    path = root / "results/paper/table4_ablation.csv"
+    old = path.read_bytes()
+    path.write_text(path.read_text().replace("52.8", "58.2", 1))
+    sidecar = root / "results/paper/tables/table_4.json"
+    sidecar.write_text(sidecar.read_text().replace(sha256(old), sha256(path.read_bytes())))
+    assert _paths(verify(root)) == {"results/audit.json", "results/audit.md"} | {
+        f"results/paper/tables/table_4{suffix}" for suffix in (".md", ".tex", ".html")}
+    path.write_text(path.read_text().replace("58.2", "many", 1))
+    assert "results/paper" in _paths(verify(root, rebuild=False))
+
+
+def test_a_changed_or_missing_audit_is_found(root):
+    path = root / "results/audit.json"
+    path.write_text(path.read_text().replace("consistent", "fine", 1))
+    (root / "results/audit.md").unlink()
+    found = {f.path: f.problem for f in verify(root, rebuild=False)}
+    assert found["results/audit.json"].startswith("not what the published numbers give")
+    assert found["results/audit.md"] == "missing; make it again: asgkit audit --out results/audit.md"
+    path.write_text("{")
+    assert "not readable" in {f.path: f.problem for f in verify(root, rebuild=False)}["results/audit.json"]
+
+
+def test_a_folder_that_is_too_big_is_a_finding(root, monkeypatch):
+    assert size_line(root).startswith("results/measured holds 0.") and size_line(root).endswith("of 60 MB")
+    monkeypatch.setattr(module, "LIMIT", 1000)
+    assert "results/measured" in _paths(verify(root, rebuild=False))
+
+
+def test_no_reported_number_stands_in_a_measured_table(root):
+    """Every tidy table under results/measured is measured throughout; layouts are reported throughout."""
+    import pandas as pd
+
+    for path in (root / "results/measured").glob("table_*.csv"):
+        frame = pd.read_csv(path)
+        assert set(frame["source"]) <= {"measured"}, path.name  # an empty table has none
+    runs = {run.name for run in load_measured(root / "results").runs} | {data.BASE}
+    twin = pd.read_csv(root / "results/measured/table_twin_2.csv")
+    assert {name for ids in twin["run_ids"] for name in ids.split()} <= runs
+    assert json.loads((root / "results/paper/tables/table_2.json").read_text())["source"] == "reported"

@@ -10,18 +10,19 @@ import numpy as np
 import pandas as pd
 
 from asgkit.report import figures
+from asgkit.report.build_tables import write_published, write_tables
+from asgkit.report.gains import Gains
 from asgkit.report.measured import MAIN, Measured, Measurement, Run, load_measured
 from asgkit.report.provenance import provenance
 from asgkit.report.stats import paired_bootstrap
 from asgkit.report.style import empty_panel, save_figure
-from asgkit.report.tables import contrast_table, joint_table, premise_table, save_table, wide
+from asgkit.report.tables import DESIGNED, MAIN_ARMS, joint_table
 
 # Shipped bases: without results their figures are empty panels.
 EXPECTED = ("tiny-ar-clean", "tiny-ar-registers", "tiny-flow-clean", "tiny-diffusion-clean")
 FOREST = ("answers/single", "answers/canonical", "answers/majority", "answers/sampled", "drawings/overall",
           "drawings_best/overall")
 RESAMPLES = 10_000
-DESIGNED = "-registers"  # end of the names of bases whose framings were taught errors of their own
 
 
 class _Nothing(Exception):
@@ -29,15 +30,19 @@ class _Nothing(Exception):
 
 
 def build_report(results_dir: str | Path = Path("results"), figures_dir: str | Path = Path("figures"),
-                 tables_dir: str | Path | None = None) -> list[Path]:
-    """Write every table (to `tables_dir`, default `<results_dir>/measured`) and figure; returns the files written.
+                 tables_dir: str | Path | None = None, paper_dir: str | Path | None = None) -> list[Path]:
+    """Write every table and figure of what `<results_dir>` holds; returns the files written.
 
-    Raises Untraceable when a number does not follow from its items.
+    Measured tables go to `tables_dir` (default `<results_dir>/measured`). Where `<results_dir>/paper` holds the
+    published numbers, their layouts go to `paper_dir` (default `<results_dir>/paper/tables`) and their measured twins
+    to `tables_dir`. Raises Untraceable when a number does not follow from its items.
     """
     results, drawn = Path(results_dir), Path(figures_dir)
     measured = load_measured(results)
-    table = joint_table(measured, resamples=RESAMPLES)
-    written = _tables(measured, table, results, Path(tables_dir) if tables_dir else results / "measured")
+    gains = Gains(measured, RESAMPLES)
+    written = write_tables(measured, gains, results, Path(tables_dir) if tables_dir else results / "measured")
+    written += write_published(results, Path(paper_dir) if paper_dir else results / "paper" / "tables")
+    table = joint_table(measured, gains=gains)
     for base in sorted({*EXPECTED, *measured.bases, *(run.base for run in measured.runs)}):
         for name, make in _FIGURES.items():
             try:
@@ -50,41 +55,6 @@ def build_report(results_dir: str | Path = Path("results"), figures_dir: str | P
     return written
 
 
-def _tables(measured: Measured, table: pd.DataFrame, results: Path, folder: Path) -> list[Path]:
-    written: list[Path] = []
-    everything = [*measured.bases.values(), *measured.runs]
-    contrasts = contrast_table(measured, resamples=RESAMPLES)
-    note = (f" Not finished, so left out: {', '.join(measured.unfinished)}." if measured.unfinished else "")
-    if len(table):
-        caption = ("Evolved score (gain over the base with 95% paired bootstrap interval over items and seeds), "
-                   "percent." + _designed(table) + note)
-        written += save_table(table, wide(table), folder / "table_joint", caption, provenance(everything, results))
-    if len(contrasts):
-        written += save_table(contrasts, _shown(contrasts), folder / "table_contrasts",
-                              "Differences between arms, points with 95% interval." + _designed(contrasts),
-                              provenance(everything, results))
-    premises = {name: json.loads((m.path / "premise.json").read_text(encoding="utf-8"))
-                for name, m in measured.bases.items() if (m.path / "premise.json").is_file()}
-    if premises:
-        frame = premise_table(premises)
-        written += save_table(frame, frame.drop(columns="source"), folder / "table_premise",
-                              "The premise, measured on the base before any run." + _designed(frame),
-                              provenance([measured.bases[name] for name in premises], results))
-    return written
-
-
-def _designed(table: pd.DataFrame) -> str:
-    """What every page that shows the registers base must say."""
-    shown = table["base"].str.endswith(DESIGNED).any()
-    return " On registers the framings err independently by design: its voting gain is built in." if shown else ""
-
-
-def _shown(contrasts: pd.DataFrame) -> pd.DataFrame:
-    cells = [f"{r.delta:+.1f} [{r.low:+.1f}, {r.high:+.1f}]" for r in contrasts.itertuples()]
-    shown = contrasts[["base", "contrast", "metric"]].assign(difference=cells)
-    return shown.assign(seeds=contrasts["seeds"].astype(str), n=contrasts["n"].astype(str))
-
-
 def _base(measured: Measured, base: str) -> Measurement:
     if base not in measured.bases:
         raise _Nothing("no base measurement\nasgkit reproduce --profile small")
@@ -92,8 +62,8 @@ def _base(measured: Measured, base: str) -> Measurement:
 
 
 def _runs(measured: Measured, base: str, *, rates: bool = False) -> list[Run]:
-    """Runs of a base: all arms but the learning-rate ones; with `rates` those and the method itself."""
-    wanted = (lambda arm: arm.startswith("lr-") or arm == "joint") if rates else (lambda arm: not arm.startswith("lr-"))
+    """Runs of a base: its main arms; with `rates` the learning-rate ones and the method itself."""
+    wanted = (lambda arm: arm.startswith("lr-") or arm == "joint") if rates else (lambda arm: arm in MAIN_ARMS)
     runs = [run for arm, group in measured.arms(base).items() for run in group if wanted(arm)]
     if not runs:
         raise _Nothing("no evaluated runs\nasgkit reproduce --profile small")
@@ -141,10 +111,11 @@ def _premise(measured: Measured, base: str, table: pd.DataFrame):
 
 
 def _signals(measured: Measured, base: str, table: pd.DataFrame):
-    runs = [run for run in _runs(measured, base) if (run.path / "log.jsonl.gz").is_file()]
+    runs = [run for run in _runs(measured, base) if run.log_path]
     if not runs:
-        raise _Nothing("no run has a log.jsonl.gz\nasgkit reproduce --profile small")
-    return figures.signals([(run.arm, run.seed, run.log()) for run in runs]), runs
+        raise _Nothing("no run has a packed log\nasgkit reproduce --profile small")
+    fields = ("step", "phase", *(name for name, _, _ in figures.SIGNALS))
+    return figures.signals([(run.arm, run.seed, run.log(fields)) for run in runs]), runs
 
 
 def _learning_rates(measured: Measured, base: str, table: pd.DataFrame):

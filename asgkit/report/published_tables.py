@@ -6,21 +6,25 @@ A reported number and a measured one never share a cell: a twin has the rows of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
 
 import pandas as pd
 
+from asgkit.files import sha256
 from asgkit.report.published import Cell, Table
 
 MISSING = "-"  # not printed, or illegible
 UNMEASURED = "not measured"
 TWINS = ("2", "3", "4", "5", "6", "S2", "S3", "S4", "S5")
-TWIN_COLUMNS = ("table", "row", "system", "metric", "value", "low", "high", "seeds", "n", "run_ids", "source")
+TWIN_COLUMNS = ("table", "row", "system", "metric", "value", "delta", "low", "high", "exact", "seeds", "n", "run_ids",
+                "source")
 _HIDDEN = ("on_project_page", "adopted", "setting_label_inferred", "source")
 _HEADS = {"params_percent": "Params (%)", "learnable_roles": "Learnable roles", "tasks": "Tasks",
           "external_supervision": "External supervision", "architecture_specific": "Architecture-specific",
           "cross_paradigm_validation": "Cross-paradigm validation"}
+_SWEEPS = ("S2", "S3", "S4")
 _SIDES = {"2": ("base", "ours"), "3": ("base", "ours")}  # groups of a table that can be measured; others: every row
 
 
@@ -47,32 +51,50 @@ def layouts(tables: Mapping[str, Table]) -> dict[str, pd.DataFrame]:
     return {id: layout(tables, id) for id in tables if not id.endswith("-deltas")}
 
 
-def twin(tables: Mapping[str, Table], id: str, measured: pd.DataFrame | None = None) -> pd.DataFrame:
-    """The measured twin of a published table: its rows, per system a line with `value [low, high]` per metric.
+def twin(tables: Mapping[str, Table], id: str, measured: pd.DataFrame | None = None,
+         missing: Sequence[tuple[str, str, str]] = ()) -> pd.DataFrame:
+    """The measured twin of a published table: its rows, per system a line with `score (gain [low, high])` per metric.
 
-    `measured` has the columns TWIN_COLUMNS, one row per table, row, system and metric, in one unit per metric; rows
-    without any say "not measured". Raises ValueError for a table without a twin, unknown columns or rows, a repeated
-    cell, or a number that names no run.
+    `measured` has the columns TWIN_COLUMNS, one row per table, row, system and metric, in one unit per metric; a base
+    has no gain (NaN). `missing` names (row, system, command) of what was not run. In the sweeps S2 to S4 a setting of
+    our own may be added to a factor that the table has. Rows without anything say "not measured". Raises ValueError
+    for a table without a twin, unknown columns or rows, a repeated cell, or a number that names no run.
     """
     if id not in TWINS:
         raise ValueError(f"table {id!r} has no measured twin; those with one are {', '.join(TWINS)}")
-    rows = [row for row, cells in tables[id].rows.items() if id not in _SIDES or cells["group"].printed in _SIDES[id]]
-    held = _own(measured, id, rows)
+    held = _own(measured, id)
+    rows = _rows(tables, id, [*held["row"], *(row for row, _, _ in missing)])
     metrics = list(dict.fromkeys(held["metric"]))
-    lines = [line for row in rows for line in _twin_lines(held, row, metrics)]
+    lines = [line for row in rows for line in _twin_lines(held, missing, row, metrics)]
     return pd.DataFrame(lines, columns=["row", "system", *metrics, "seeds", "n", "source"])
 
 
 def render(frame: pd.DataFrame, title: str, form: Literal["md", "tex", "html"]) -> str:
     """A frame of texts as Markdown, LaTeX (booktabs) or HTML under its caption; ValueError for another form."""
-    from asgkit.report.tables import to_latex, to_markdown
+    from asgkit.report.tables import to_html, to_latex, to_markdown
 
-    if form == "html":
-        body = frame.to_html(index=False, border=0)
-        return body.replace("<thead>", f"<caption>{_escaped(title)}</caption>\n  <thead>", 1) + "\n"
-    if form not in ("md", "tex"):
+    forms = {"md": to_markdown, "tex": to_latex, "html": to_html}
+    if form not in forms:
         raise ValueError(f"unknown form {form!r}; choose md, tex or html")
-    return to_markdown(frame, title) if form == "md" else to_latex(frame, title)
+    return forms[form](frame, title)
+
+
+def save_layouts(tables: Mapping[str, Table], paper: Path, folder: Path, record: Mapping[str, Any]) -> list[Path]:
+    """Write every published table as `<folder>/table_<id>.md`, `.tex`, `.html` and `.json` (provenance).
+
+    `paper`: the folder that `tables` were read from; `record`: command and versions. Returns the paths.
+    """
+    from asgkit.report.provenance import write_sidecar
+    from asgkit.report.tables import write_shown
+
+    written = []
+    for id, frame in layouts(tables).items():
+        stem = folder / f"table_{id.replace('+', 'p')}"
+        shown = write_shown(frame, stem, caption(tables[id]))
+        files = sorted({tables[id].file, *(tables[d].file for d in (f"{id}-deltas",) if d in tables)})
+        inputs = {f"{paper.name}/{name}": sha256((paper / name).read_bytes()) for name in files}
+        written += [*shown, write_sidecar(stem, {**record, "source": "reported", "inputs": inputs}, shown)]
+    return written
 
 
 def _line(cells: Mapping[str, Cell], gains: Table | None) -> dict[str, str]:
@@ -91,7 +113,7 @@ def _line(cells: Mapping[str, Cell], gains: Table | None) -> dict[str, str]:
     return shown if group is None else {"Group": group, **shown}
 
 
-def _own(measured: pd.DataFrame | None, id: str, rows: list[str]) -> pd.DataFrame:
+def _own(measured: pd.DataFrame | None, id: str) -> pd.DataFrame:
     if measured is None:
         return pd.DataFrame(columns=list(TWIN_COLUMNS))
     from asgkit.report.tables import refuse_untraced
@@ -100,30 +122,42 @@ def _own(measured: pd.DataFrame | None, id: str, rows: list[str]) -> pd.DataFram
         raise ValueError(f"columns must be {', '.join(TWIN_COLUMNS)}, got {', '.join(measured.columns)}")
     refuse_untraced(measured)
     held = measured[measured["table"] == id]
-    unknown = sorted(set(held["row"]) - set(rows))
-    if unknown:
-        raise ValueError(f"table {id} has no row {unknown[0]!r} to measure; its rows are {', '.join(rows)}")
     if held.duplicated(["row", "system", "metric"]).any():
         raise ValueError(f"table {id}: two numbers for one row, system and metric")
     return held
 
 
-def _twin_lines(held: pd.DataFrame, row: str, metrics: list[str]) -> list[dict[str, str]]:
-    own = held[held["row"] == row]
-    if own.empty:
-        return [{"row": row, "system": MISSING, **dict.fromkeys(metrics, UNMEASURED), "seeds": MISSING, "n": MISSING,
-                 "source": UNMEASURED}]
+def _rows(tables: Mapping[str, Table], id: str, named: Sequence[str]) -> list[str]:
+    """The printed rows of a table, and in a sweep our own settings among those of their factor, in rising order."""
+    rows = [row for row, cells in tables[id].rows.items() if id not in _SIDES or cells["group"].printed in _SIDES[id]]
+    factors = list(dict.fromkeys(row.split(" = ")[0] for row in rows)) if id in _SWEEPS else []
+    for name in dict.fromkeys(named):
+        if name not in rows and name.split(" = ")[0] not in factors:
+            raise ValueError(f"table {id} has no row {name!r} to measure; its rows are {', '.join(rows)}")
+    every = list(dict.fromkeys([*rows, *named]))
+    place = lambda row: (factors.index(row.split(" = ")[0]), float(row.split(" = ")[1]))
+    return sorted(every, key=place) if factors else every
+
+
+def _twin_lines(held: pd.DataFrame, missing: Sequence[tuple[str, str, str]], row: str, metrics: list[str]
+                ) -> list[dict[str, str]]:
     lines = []
-    for system, group in own.groupby("system", sort=False):
-        found = {r.metric: f"{r.value:.1f} [{r.low:.1f}, {r.high:.1f}]" for r in group.itertuples()}
+    for system, group in held[held["row"] == row].groupby("system", sort=False):
+        found = {r.metric: _score(r) for r in group.itertuples()}
         lines.append({"row": row, "system": str(system), **{m: found.get(m, UNMEASURED) for m in metrics},
                       "seeds": _all(group["seeds"]), "n": _all(group["n"]), "source": "measured"})
+    absent = [(system, f"{UNMEASURED}: {command}") for name, system, command in missing if name == row]
+    for system, words in absent or ([] if lines else [(MISSING, UNMEASURED)]):
+        lines.append({"row": row, "system": system, **dict.fromkeys(metrics, MISSING), "seeds": MISSING, "n": MISSING,
+                      "source": words})
     return lines
 
 
+def _score(cell: Any) -> str:
+    if pd.isna(cell.delta):
+        return f"{cell.value:.1f}"
+    return f"{cell.value:.1f} ({cell.exact or f'{cell.delta:+.1f} [{cell.low:+.1f}, {cell.high:+.1f}]'})"
+
+
 def _all(counts: pd.Series) -> str:
-    return ", ".join(str(count) for count in sorted(set(counts)))
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return ", ".join(str(count) for count in sorted(set(counts))) if any(counts) else MISSING

@@ -1,7 +1,9 @@
-"""Measured tables: one tidy frame, from it CSV, Markdown and LaTeX. A cell without its items is refused."""
+"""Measured tables: one tidy frame, from it CSV, Markdown, LaTeX and HTML. A cell without its items is refused."""
 
 from __future__ import annotations
 
+import html
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from asgkit.report.measured import Measured, Measurement, Run, Untraceable, same_items
+from asgkit.report.gains import Gain, Gains
+from asgkit.report.measured import Measured, Measurement, Run, Untraceable
 from asgkit.report.provenance import write_sidecar
 from asgkit.report.stats import Interval, difference_between_arms, paired_bootstrap
 from asgkit.report.style import arm_order, write_csv
@@ -23,20 +26,28 @@ METRICS = ("answers/single", "answers/canonical", "answers/majority", "answers/s
 CONTRASTS = ("answers/single", "answers/canonical", "answers/majority", "drawings/overall", "drawings_best/overall")
 
 
-def joint_table(measured: Measured, *, resamples: int = 10_000) -> pd.DataFrame:
-    """Base -> evolved for every base, arm and metric, in percent, with the gain's 95% interval.
+MAIN_ARMS = ("joint", "random", "oracle", "no-vote", "photos")  # what a reader wants side by side; others: by grid
+DESIGNED = "-registers"  # end of the names of bases whose framings were taught errors of their own
+
+
+def designed(bases: pd.Series) -> str:
+    """What every page that shows the registers base must say; nothing for a page that does not."""
+    shown = bases.str.endswith(DESIGNED).any()
+    return " On registers the framings err independently by design: its voting gain is built in." if shown else ""
+
+
+def joint_table(measured: Measured, *, resamples: int = 10_000, gains: Gains | None = None) -> pd.DataFrame:
+    """Base -> evolved for every base, arm of MAIN_ARMS and metric, in percent, with the gain's 95% interval.
 
     Columns: base, arm, metric, base_score, evolved, delta, low, high, seeds, n, interval, source, run_ids.
-    Learning-rate arms (`lr-*`) are left to their figure. Raises Untraceable where a score does not follow from its
-    items.
+    `gains`: of the same `measured`, to share its resampled items. Raises Untraceable where a score does not follow
+    from its items.
     """
-    rows = []
+    gains, rows = gains or Gains(measured, resamples), []
     for name, base in measured.bases.items():
         arms = measured.arms(name)
-        for arm in arm_order(a for a in arms if not a.startswith("lr-")):
-            for run in arms[arm]:
-                same_items(base, run)
-            rows += [_row(base, arm, arms[arm], metric, resamples) for metric in METRICS]
+        for arm in arm_order(a for a in arms if a in MAIN_ARMS):
+            rows += [_row(base, arm, arms[arm], metric, gains) for metric in METRICS]
     return pd.DataFrame(rows, columns=list(_COLUMNS))
 
 
@@ -44,13 +55,12 @@ _COLUMNS = ("base", "arm", "metric", "base_score", "evolved", "delta", "low", "h
             "source", "run_ids")
 
 
-def _row(base: Measurement, arm: str, runs: list[Run], metric: str, resamples: int) -> dict[str, Any]:
-    before = base.values(metric)
-    after = np.stack([run.values(metric) for run in runs])
-    found = paired_bootstrap(before, after, resamples=resamples)
-    return {"base": base.name, "arm": arm, "metric": metric, "base_score": 100 * before.mean(),
-            "evolved": 100 * after.mean(), **_percent(found), "source": "measured",
-            "run_ids": " ".join(run.name for run in runs)}
+def _row(base: Measurement, arm: str, runs: list[Run], metric: str, gains: Gains) -> dict[str, Any]:
+    before = 100 * float(base.values(metric).mean())
+    found: Gain = gains.over_base(base, runs, metric)
+    return {"base": base.name, "arm": arm, "metric": metric, "base_score": before, "evolved": before + found.delta,
+            "delta": found.delta, "low": found.low, "high": found.high, "seeds": len(runs), "n": found.n,
+            "interval": found.interval, "source": "measured", "run_ids": " ".join(run.name for run in runs)}
 
 
 def _percent(found: Interval) -> dict[str, Any]:
@@ -114,13 +124,18 @@ def wide(table: pd.DataFrame) -> pd.DataFrame:
         rows.append({"base": base, "metric": metric, "before": f"{first.base_score:.1f}",
                      **cells, "seeds": _seed_text(group), "n": str(first.n)})
     arms = arm_order(table["arm"])
-    return pd.DataFrame(rows, columns=["base", "metric", "before", *arms, "seeds", "n"]).fillna("-")
+    return texts(rows, ["base", "metric", "before", *arms, "seeds", "n"])
 
 
 def _seed_text(group: pd.DataFrame) -> str:
     counts = sorted(set(group["seeds"]))
     text = str(counts[0]) if len(counts) == 1 else f"{counts[0]}-{counts[-1]}"
     return text + (" (items only)" if counts[0] == 1 else "")
+
+
+def texts(lines: Sequence[Mapping[str, str]], columns: Sequence[str]) -> pd.DataFrame:
+    """Lines of texts as a frame; a line without a column has `-` there."""
+    return pd.DataFrame([[line.get(name, "-") for name in columns] for line in lines], columns=list(columns), dtype=str)
 
 
 def refuse_untraced(table: pd.DataFrame) -> None:
@@ -156,11 +171,27 @@ def _tex(text: str) -> str:
     return text.translate(_TEX)
 
 
-def save_table(tidy: pd.DataFrame, shown: pd.DataFrame, stem: Path, caption: str, record: dict[str, Any]) -> list[Path]:
-    """Write `<stem>.csv` (tidy), `.md`, `.tex` (as shown) and `.json` (provenance); returns their paths."""
+def to_html(table: pd.DataFrame, caption: str) -> str:
+    """A frame of texts as one HTML table under its caption, a line per row; special characters are escaped."""
+    row = lambda cells, tag: "<tr>" + "".join(f"<{tag}>{html.escape(str(c))}</{tag}>" for c in cells) + "</tr>"
+    return "\n".join(["<table>", f"<caption>{html.escape(caption)}</caption>",
+                      f"<thead>{row(table.columns, 'th')}</thead>", "<tbody>",
+                      *(row(cells, "td") for cells in table.itertuples(index=False)), "</tbody>", "</table>"]) + "\n"
+
+
+def write_shown(shown: pd.DataFrame, stem: Path, caption: str) -> list[Path]:
+    """Write a frame of texts as `<stem>.md`, `.tex` and `.html`; returns their paths."""
     stem.parent.mkdir(parents=True, exist_ok=True)
-    csv, md, tex = (stem.with_name(stem.name + suffix) for suffix in (".csv", ".md", ".tex"))
+    forms = {".md": to_markdown, ".tex": to_latex, ".html": to_html}
+    paths = [stem.with_name(stem.name + suffix) for suffix in forms]
+    for path, form in zip(paths, forms.values(), strict=True):
+        path.write_text(form(shown, caption), encoding="utf-8")
+    return paths
+
+
+def save_table(tidy: pd.DataFrame, shown: pd.DataFrame, stem: Path, caption: str, record: dict[str, Any]) -> list[Path]:
+    """Write `<stem>.csv` (tidy), `.md`, `.tex`, `.html` (as shown) and `.json` (provenance); returns their paths."""
+    written = write_shown(shown, stem, caption)
+    csv = stem.with_name(stem.name + ".csv")
     write_csv(tidy, csv)
-    md.write_text(to_markdown(shown, caption), encoding="utf-8")
-    tex.write_text(to_latex(shown, caption), encoding="utf-8")
-    return [csv, md, tex, write_sidecar(stem, record, [csv, md, tex])]
+    return [csv, *written, write_sidecar(stem, record, [csv, *written])]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from asgkit.files import sha256
+from asgkit.report.audit import as_json, as_markdown, run_audit
 from asgkit.report.build import build_report
-from asgkit.report.measured import Untraceable
+from asgkit.report.measured import LIMIT, Untraceable, measured_bytes
 from asgkit.report.provenance import as_text, embedded, read_sidecar, versions
+from asgkit.report.published import PublishedError
 
 
 @dataclass(frozen=True)
@@ -26,9 +29,10 @@ class Finding:
 def verify(root: str | Path = ".", *, rebuild: bool = True) -> list[Finding]:
     """Check `<root>/results` and `<root>/figures`; an empty list means that everything holds.
 
-    Hashes of inputs (logs, items, configurations) and outputs against each JSON sidecar; the provenance inside each
-    PNG against the same; and with `rebuild` every CSV built anew, byte for byte (pictures too where the versions
-    are those of the sidecar), so that editing a file together with its hash is found as well.
+    Hashes of inputs (logs, items, configurations, published numbers) and outputs against each JSON sidecar; the
+    provenance inside each PNG against the same; the audit made again from the published numbers; the size of
+    `results/measured`; and with `rebuild` every table and CSV built anew, byte for byte (pictures too where the
+    versions are those of the sidecar), so that editing a file together with its hash is found as well.
     Raises FileNotFoundError when there is nothing to check.
     """
     root = Path(root)
@@ -36,12 +40,49 @@ def verify(root: str | Path = ".", *, rebuild: bool = True) -> list[Finding]:
     if not sidecars:
         raise FileNotFoundError(f"no figures or tables with a JSON sidecar below {root}: build them with asgkit report")
     findings = [f for path in sidecars for f in _check_sidecar(root, path)]
+    findings += _check_audit(root) + _check_size(root)
     return list(dict.fromkeys(findings + (_check_rebuild(root, sidecars) if rebuild else [])))
 
 
+def size_line(root: str | Path = ".") -> str:
+    """The size of `<root>/results/measured` in words, beside what it may be."""
+    return f"results/measured holds {measured_bytes(Path(root) / 'results') / 1e6:.1f} MB of {LIMIT / 1e6:.0f} MB"
+
+
+def _check_size(root: Path) -> list[Finding]:
+    if measured_bytes(root / "results") <= LIMIT:
+        return []
+    return [Finding("results/measured", f"{size_line(root)}: leave out the logs of the least important runs")]
+
+
+def _check_audit(root: Path) -> list[Finding]:
+    """`results/audit.json` and `.md` against what the published numbers give now."""
+    results = root / "results"
+    if not (results / "paper").is_dir():
+        return []
+    try:
+        found = run_audit(results / "paper")
+    except (PublishedError, FileNotFoundError) as error:
+        return [Finding("results/paper", f"the published numbers cannot be read: {error}")]
+    wanted = {"audit.json": lambda text: json.loads(text) == json.loads(json.dumps(as_json(found))),
+              "audit.md": lambda text: text == as_markdown(found)}
+    findings = []
+    for name, same in wanted.items():
+        path = results / name
+        try:
+            problem = None if same(path.read_text(encoding="utf-8")) else "not what the published numbers give"
+        except (FileNotFoundError, ValueError) as error:
+            problem = "missing" if isinstance(error, FileNotFoundError) else f"not readable ({error})"
+        if problem:
+            findings.append(Finding(f"results/{name}", f"{problem}; make it again: asgkit audit --out results/{name}"))
+    return findings
+
+
 def _sidecars(root: Path) -> list[Path]:
-    found = [*(root / "figures").glob("*.json"), *(root / "results" / "measured").glob("table_*.json")]
-    return sorted(p for p in found)
+    results = root / "results"
+    found = [*(root / "figures").glob("*.json"), *(results / "measured").glob("table_*.json"),
+             *(results / "paper" / "tables").glob("table_*.json")]
+    return sorted(found)
 
 
 def _check_sidecar(root: Path, path: Path) -> list[Finding]:
@@ -79,12 +120,18 @@ def _check_embedded(root: Path, png: Path, wanted: str) -> list[Finding]:
 
 def _check_rebuild(root: Path, sidecars: list[Path]) -> list[Finding]:
     with tempfile.TemporaryDirectory() as folder:
-        anew = {"figures": Path(folder) / "figures", "measured": Path(folder) / "tables"}
+        anew = {name: Path(folder) / name for name in ("figures", "results/measured", "results/paper/tables")}
         try:
-            build_report(root / "results", anew["figures"], anew["measured"])
-        except Untraceable as error:
-            return [Finding("results/measured", f"the report cannot be built again: {error}")]
-        return [f for path in sidecars for f in _compare(root, path, anew[path.parent.name])]
+            build_report(root / "results", *anew.values())
+        except (Untraceable, PublishedError) as error:
+            where = "paper" if isinstance(error, PublishedError) else "measured"
+            return [Finding(f"results/{where}", f"the report cannot be built again: {error}")]
+        made = {path: anew[path.parent.relative_to(root).as_posix()] for path in sidecars}
+        findings = [found for path, fresh in made.items() for found in _compare(root, path, fresh)]
+        have = set(sidecars)
+        lacking = [f"{name}/{path.name}" for name, fresh in anew.items() for path in sorted(fresh.glob("*.json"))
+                   if root / name / path.name not in have]
+        return findings + [Finding(name, "missing, with what it describes; make it: asgkit report") for name in lacking]
 
 
 def _compare(root: Path, path: Path, folder: Path) -> list[Finding]:
@@ -97,7 +144,7 @@ def _compare(root: Path, path: Path, folder: Path) -> list[Finding]:
         outputs = read_sidecar(fresh)[1]
     except (ValueError, KeyError):
         return []  # reported already by the check of the sidecar
-    compared = [name for name in outputs if same or name.endswith((".csv", ".md", ".tex"))]
+    compared = [name for name in outputs if same or name.endswith((".csv", ".md", ".tex", ".html"))]
     return [Finding((path.parent / name).relative_to(root).as_posix(), "not what the inputs give when built anew")
             for name in compared
             if (path.parent / name).is_file() and sha256((path.parent / name).read_bytes()) != outputs[name]]
