@@ -151,7 +151,8 @@ def _reliability(base: str, held: Measurement, runs: Sequence[Run]) -> Made:
     middle.set_xticks(range(len(ticks)), ticks, rotation=45, ha="right")
     middle.set(xlabel="STE (nats), in fifths", ylim=(0, 103))
     foot(fig, f"{base}: base (black, 95% over questions) and {len(runs)} joint runs (blue, dots: seeds, 95% over "
-              "seeds); grey: as often right as the votes agree; fifths are the base's. Bins of fewer than 10 questions are left out")
+              "seeds); grey: as often right as the votes agree; fifths are the base's. Bins of fewer than 10 questions "
+              "are left out")
     return fig, points(parts), [held, *runs]
 
 
@@ -268,7 +269,7 @@ def _long_runs(measured: Measured, bases: Sequence[str], used: list[Run]) -> Mad
         series = (lambda run, s=side: curve_values(run, s, MAIN[s]), lambda run, f=field: signals([run], f))
         for ax, read, name in zip(column, series, (f"{side}: {MAIN[side]} (%)", label), strict=True):
             ends = []
-            for arm in (long, short):
+            for arm in (short, long):  # the long one on top
                 frame = stack([read(run) for run in arm_runs(measured, base, arm)])
                 if frame.empty:
                     continue

@@ -155,7 +155,7 @@ def _generator_updates(measured: Measured, arms: Mapping[str, Sequence[str]]) ->
             parts.append(_forest_row(ax, y, measured.bases[base], runs).assign(base=base, arm=arm))
             used += [measured.bases[base], *runs]
         ax.set_xscale("symlog", linthresh=10)  # a rule that breaks the model must not hide the others
-        ax.set_xticks([-50, -20, -10, -5, 0, 5, 10, 20], ["-50", "-20", "-10", "-5", "0", "5", "10", "20"])
+        ax.set_xticks([-50, -10, -5, 0, 5, 10, 20], ["-50", "-10", "-5", "0", "5", "10", "20"])
         ax.set(xlabel="drawing gain (points)", xlim=(-85, 30))
     axes[0].set_yticks(range(len(arms)), list(arms))
     axes[0].set_ylim(len(arms) - 0.5, -0.5)

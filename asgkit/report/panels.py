@@ -102,7 +102,7 @@ def note(ax: Axes, text: str, where: str = "lower right") -> None:
 def foot(fig: Figure, text: str) -> None:
     """What a reader must know of the whole figure, below it."""
     wide = int(fig.get_figwidth() * 20)  # characters of this size that fit
-    fig.supxlabel(textwrap.fill(text, wide), fontsize=6, color="0.25")
+    fig.supxlabel(textwrap.fill(text, wide, break_on_hyphens=False), fontsize=6, color="0.25")
 
 
 def points(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:

@@ -105,7 +105,8 @@ def cycle_of(joint: Sequence[Run]) -> tuple[int, int]:
 
 def moving(frame: pd.DataFrame, window: int = WINDOW) -> pd.DataFrame:
     """The frame with `value` replaced by its centred moving mean over `window` points of one seed; shorter at ends."""
-    means = frame.sort_values("step").groupby(["base", "arm", "seed"])["value"].transform(
+    frame = frame.sort_values(["base", "arm", "seed", "step"], ignore_index=True)
+    means = frame.groupby(["base", "arm", "seed"])["value"].transform(
         lambda v: v.rolling(window, center=True, min_periods=1).mean())
     return frame.assign(value=means)
 
