@@ -157,6 +157,31 @@ def pool(
         out.print(table("skipped", ("file", "reason"), found.skipped))
 
 
+@app.command("draw-pool")
+def draw_pool(
+    overrides: Overrides = None,
+    to: Annotated[Path | None, typer.Option("--out", help="Folder (default data/pool-drawn-BACKBONE).")] = None,
+    count: Annotated[int, typer.Option(min=1, help="Pictures to draw.")] = 2000,
+    threads: Threads = 1,
+) -> None:
+    """Fill a pool with pictures that a base draws from no prompt: training on self-generated images alone.
+
+    Example: [bold]asgkit draw-pool backbone=tiny-flow[/], then [bold]asgkit train backbone=tiny-flow
+    pool.path=data/pool-drawn-tiny-flow[/]
+    """
+    from asgkit.config import resolve
+    from asgkit.launch import open_backbone, use_threads
+    from asgkit.selfdraw import draw_pool as fill
+
+    use_threads(threads)
+    config = resolve("tiny", overrides or [])
+    folder = to or Path("data") / f"pool-drawn-{config.backbone}"
+    with refusing(FileExistsError):
+        fill(open_backbone(config), folder, count, config.seed)
+    out.print(f"drew {count} pictures into {folder}; train on them: asgkit train pool.path={folder}", markup=False,
+              highlight=False)
+
+
 @app.command()
 def reproduce(
     profile: Annotated[str, typer.Option(help="smoke or small.")] = "smoke",

@@ -115,7 +115,7 @@ class GeneratorConfig(_Strict):
     nft_beta: float = Field(0.2, gt=0, le=1)
     noise_draws: int = Field(1, gt=0)  # (t, noise) pairs per drawing
     target: Literal["candidates", "source_image"] = "candidates"
-    adapter: Literal["generator", "solver"] = "generator"  # which role draws and learns to draw
+    adapter: Literal["generator", "solver"] = "generator"  # which role learns to draw; sampling never uses the Solver's
     prompt: Literal["solver", "proposer"] = "solver"  # which role writes the prompt t from the real image
     references: Literal["solver", "proposer"] = "solver"  # which role answers the questions on the real image
     cycle: Literal["image", "text"] = "image"  # text: the second half of S_cyc never sees the candidate

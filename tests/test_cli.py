@@ -23,7 +23,7 @@ from asgkit.shapes.world import render_pool
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = ["doctor", "pretrain", "premise", "train", "eval", "report", "verify", "bench", "pool", "reproduce",
-            "audit", "claims", "batch", "shapes render", "shapes detector"]
+            "audit", "claims", "batch", "draw-pool", "shapes render", "shapes detector"]
 TINY = ["schedule.images=2", "generator.candidates=2", "generator.questions=2", "generator.votes=1",
         "solver.framings=3", "schedule.understanding=1", "schedule.generation=1", "checkpoint.every=1",
         "precision=fp32", "device=cpu"]
@@ -66,6 +66,15 @@ def test_help_of_every_command_teaches_with_an_example(command: str) -> None:
 def test_the_table_of_commands_is_complete() -> None:
     names = {command.name or command.callback.__name__ for command in app.registered_commands}
     assert names == {command for command in COMMANDS if " " not in command}
+
+
+def test_draw_pool_fills_a_folder_once_and_repeats_itself(tmp_path: Path) -> None:
+    arguments = ["draw-pool", "seed=0", "precision=fp32", "--count", "3", "--out"]
+    assert asgkit(*arguments, str(tmp_path / "a")).exit_code == 0
+    assert asgkit(*arguments, str(tmp_path / "b")).exit_code == 0
+    a, b = (sorted(p.read_bytes() for p in (tmp_path / name).iterdir()) for name in "ab")
+    assert a == b and len(set(a)) == 3
+    refused(asgkit(*arguments, str(tmp_path / "a")), "not empty")
 
 
 def test_an_unknown_key_names_its_nearest() -> None:
