@@ -39,8 +39,9 @@ def absent(ax: Axes, message: str) -> pd.DataFrame:
 
 
 def column_title(ax: Axes, base: str, runs: Sequence[Run]) -> None:
-    """The base above its column, with its number of runs."""
-    ax.set_title(f"{base} ({len(runs)} seed{'' if len(runs) == 1 else 's'})", fontsize=7)
+    """The base above its panel, with its number of runs, and whether its framings were made to err independently."""
+    designed = ", errors designed" if base.endswith("-registers") else ""
+    ax.set_title(f"{base} ({len(runs)} seed{'' if len(runs) == 1 else 's'}{designed})", fontsize=7)
 
 
 def label_ends(ax: Axes, ends: Sequence[End], gap: float = 0.1) -> None:
