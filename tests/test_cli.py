@@ -428,7 +428,7 @@ def test_the_readme_names_commands_files_and_symbols_that_exist() -> None:
     import importlib
 
     text = (ROOT / "README.md").read_text()
-    for command in re.findall(r"`asgkit ([a-z]+)", text):
+    for command in re.findall(r"`asgkit ([a-z-]+)", text):
         assert command in {name.split()[0] for name in COMMANDS}, command
     rows = re.findall(r"^\| [^|]+ \| `([A-Za-z_.]+)` \| `(asgkit/[a-z_/]+\.py)` \|$", text, flags=re.MULTILINE)
     assert len(rows) >= 15
