@@ -1,5 +1,9 @@
 """Shared by the tests of the model and the loop: one small pool, one open model, one thread."""
 
+import os
+
+os.environ.pop("COLUMNS", None)  # rich reads it on import: a width set by the terminal would wrap what tests compare
+
 import numpy as np
 import pytest
 import torch

@@ -13,9 +13,10 @@ import asgkit
 ROOT = Path(asgkit.__file__).parent
 LOOP = ("ask", "solve", "ste", "draw", "updates", "rewards", "score", "rollout", "trainer", "records", "pool", "replay",
         "optim", "launch", "prompts", "schema", "runs", "checkpoint", "state", "faults", "files", "config", "device",
-        "recipes.controls", "backbones", "backbones.base", "backbones.roles")
+        "objectives", "rounds", "scale", "recipes.controls", "backbones", "backbones.base", "backbones.roles")
 LABELLED = ("asgkit.shapes", "asgkit.evals", "sklearn")
-BLIND = ("trainer", "ask", "solve", "ste", "draw", "rewards", "score", "rollout", "updates")  # to the model they run on
+BLIND = ("trainer", "ask", "solve", "ste", "draw", "rewards", "score", "rollout", "updates", "objectives", "optim",
+         "rounds", "scale")  # to the model they run on
 
 
 def tree_of(module: str) -> ast.Module:
