@@ -15,7 +15,7 @@ from PIL import Image
 from asgkit.backbones.base import load_backbone
 from asgkit.evals.run import measure
 from asgkit.report import figures
-from asgkit.report.build import _FIGURES, build_report
+from asgkit.report.build import _BY_BASE, _FIGURES, _SHARED, build_report
 from asgkit.report.examples import collect_examples, pick
 from asgkit.report.measured import Measurement, load_measured
 from asgkit.report.provenance import as_text, embedded, provenance, read_sidecar
@@ -200,5 +200,5 @@ def test_an_empty_panel_names_the_command(tmp_path):
 def test_build_without_results_makes_empty_panels_only(tmp_path, monkeypatch):
     monkeypatch.setattr("asgkit.report.build.EXPECTED", ("tiny-ar-clean",))
     written = build_report(tmp_path / "results", tmp_path / "figures")
-    assert len([p for p in written if p.suffix == ".png"]) == len(_FIGURES)
+    assert len([p for p in written if p.suffix == ".png"]) == len(_FIGURES) + len(_BY_BASE) + len(_SHARED)
     assert all("asgkit" in p.read_text() for p in written if p.suffix == ".csv")

@@ -26,6 +26,8 @@ def small(monkeypatch):
     monkeypatch.setattr(build, "EXPECTED", (data.BASE,))
     monkeypatch.setattr(build, "RESAMPLES", 200)
     monkeypatch.setattr(build, "_FIGURES", {k: build._FIGURES[k] for k in ("gains", "signals")})
+    monkeypatch.setattr(build, "_BY_BASE", {})
+    monkeypatch.setattr(build, "_SHARED", {})
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +111,13 @@ def test_a_picture_without_its_provenance_is_found(root):
     picture.save(path)
     problems = [f.problem for f in verify(root, rebuild=False)]
     assert "its embedded provenance is not that of its JSON" in problems
+
+
+def test_a_pdf_whose_provenance_was_changed_is_found(root):
+    path = root / "figures" / f"gains_{data.BASE}.pdf"
+    path.write_bytes(path.read_bytes().replace(b"asgkit report", b"asgkit rep0rt", 1))
+    found = [f.problem for f in verify(root, rebuild=False) if f.path == f"figures/gains_{data.BASE}.pdf"]
+    assert found == ["changed since the report was built", "its embedded provenance is not that of its JSON"]
 
 
 def test_missing_files_and_broken_sidecars_are_found(root):

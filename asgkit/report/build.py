@@ -9,7 +9,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from asgkit.report import figures
+from asgkit.report import (
+    figures,
+    figures_dynamics,
+    figures_ours,
+    figures_relations,
+    figures_rewards,
+    figures_signals,
+)
 from asgkit.report.build_tables import write_published, write_tables
 from asgkit.report.gains import Gains
 from asgkit.report.measured import MAIN, Measured, Measurement, Run, load_measured
@@ -42,8 +49,13 @@ def build_report(results_dir: str | Path = Path("results"), figures_dir: str | P
     gains = Gains(measured, RESAMPLES)
     written = write_tables(measured, gains, results, Path(tables_dir) if tables_dir else results / "measured")
     written += write_published(results, Path(paper_dir) if paper_dir else results / "paper" / "tables")
-    table = joint_table(measured, gains=gains)
-    for base in sorted({*EXPECTED, *measured.bases, *(run.base for run in measured.runs)}):
+    return written + _figures(measured, joint_table(measured, gains=gains), results, drawn)
+
+
+def _figures(measured: Measured, table: pd.DataFrame, results: Path, folder: Path) -> list[Path]:
+    """One figure per base and kind, then those that show several bases; what is missing leaves an empty panel."""
+    written: list[Path] = []
+    for base in sorted({*EXPECTED, *(run.base for run in measured.runs)}):
         for name, make in _FIGURES.items():
             try:
                 (fig, data), used = make(measured, base, table)
@@ -51,7 +63,13 @@ def build_report(results_dir: str | Path = Path("results"), figures_dir: str | P
                 (fig, data), used = empty_panel(f"{name} of {base}: {missing}"), []
             if base.endswith(DESIGNED):
                 fig.suptitle("base registers: framings err independently by design", fontsize=6, color="0.35")
-            written += save_figure(fig, drawn / f"{name}_{base}", data, provenance(used, results))
+            written += save_figure(fig, folder / f"{name}_{base}", data, provenance(used, results))
+        for name, draw in _BY_BASE.items():
+            fig, data, used = draw(measured, base)
+            written += save_figure(fig, folder / f"{name}_{base}", data, provenance(used, results))
+    for name, draw in _SHARED.items():
+        fig, data, used = draw(measured)
+        written += save_figure(fig, folder / name, data, provenance(used, results))
     return written
 
 
@@ -159,3 +177,6 @@ _FIGURES: dict[str, Callable] = {
     "learning_rates": _learning_rates, "before_after_drawings": _examples(figures.before_after_drawings),
     "before_after_answers": _examples(figures.before_after_answers),
 }
+_MODULES = (figures_signals, figures_dynamics, figures_relations, figures_rewards, figures_ours)
+_BY_BASE: dict[str, Callable] = {name: make for module in _MODULES for name, make in module.BASE_FIGURES.items()}
+_SHARED: dict[str, Callable] = {name: make for module in _MODULES for name, make in module.FIGURES.items()}

@@ -30,7 +30,7 @@ def verify(root: str | Path = ".", *, rebuild: bool = True) -> list[Finding]:
     """Check `<root>/results` and `<root>/figures`; an empty list means that everything holds.
 
     Hashes of inputs (logs, items, configurations, published numbers) and outputs against each JSON sidecar; the
-    provenance inside each PNG against the same; the audit made again from the published numbers; the size of
+    provenance inside each PNG and PDF against the same; the audit made again from the published numbers; the size of
     `results/measured`; and with `rebuild` every table and CSV built anew, byte for byte (pictures too where the
     versions are those of the sidecar), so that editing a file together with its hash is found as well.
     Raises FileNotFoundError when there is nothing to check.
@@ -97,7 +97,7 @@ def _check_sidecar(root: Path, path: Path) -> list[Finding]:
     for output, wanted in outputs.items():
         held = path.with_name(output)
         findings += _check_file(root, held, wanted)
-        if held.suffix == ".png" and held.is_file():
+        if held.suffix in (".png", ".pdf") and held.is_file():
             findings += _check_embedded(root, held, as_text(record))
     return findings
 
@@ -109,10 +109,10 @@ def _check_file(root: Path, path: Path, wanted: str) -> list[Finding]:
     return [] if sha256(path.read_bytes()) == wanted else [Finding(name, "changed since the report was built")]
 
 
-def _check_embedded(root: Path, png: Path, wanted: str) -> list[Finding]:
-    name = png.relative_to(root).as_posix()
+def _check_embedded(root: Path, picture: Path, wanted: str) -> list[Finding]:
+    name = picture.relative_to(root).as_posix()
     try:
-        held = embedded(png)
+        held = embedded(picture)
     except (OSError, SyntaxError) as error:  # what Pillow raises for a broken picture
         return [Finding(name, f"not a readable picture ({error})")]
     return [] if held == wanted else [Finding(name, "its embedded provenance is not that of its JSON")]
