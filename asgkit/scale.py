@@ -22,12 +22,11 @@ import torch.distributed as dist
 from PIL import Image
 from torch import Tensor, nn
 
-from asgkit.backbones.base import Drawings
 from asgkit.faults import NonFiniteValue, StopRequested
 from asgkit.pool import PoolImage
 from asgkit.replay import ReplayBuffer
 from asgkit.rollout import Rollout, Solved
-from asgkit.score import Card, Scores
+from asgkit.rounds import Round
 
 if TYPE_CHECKING:  # records imports optim, which imports this module
     from asgkit.records import UnderstandingRow
@@ -108,24 +107,22 @@ class Asked:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What a shard of a G step drew: cards (G,), L candidates each with their seeds and scores, and what the Generator
-    is trained on: rewards (G, L) of the cards that passed (G,). asked: sampled tokens of the questions."""
+    """What a shard of a G step drew, the judge's scores (under control=oracle), and the rewards (G, L) that train."""
 
     shard: Shard
-    cards: list[Card]
-    drawings: Drawings
-    seeds: list[int]
-    scores: Scores
+    made: Round
     judged: list[list[float]]
     rewards: Tensor
-    passed: Tensor
-    asked: int
+
+    @property
+    def passed(self) -> Tensor:
+        """Which cards (G,) passed the quality gate and may speak."""
+        return torch.tensor([card.passed for card in self.made.cards])
 
     def best_drawings(self) -> list[Image.Image]:
         """The candidate of highest R_g of every card that passed the gate."""
-        width = self.scores.reward.shape[1]
-        best = self.scores.reward.argmax(1).tolist()
-        return [self.drawings.images[i * width + best[i]] for i, card in enumerate(self.cards) if card.passed]
+        best = self.made.scores.reward.argmax(1).tolist()
+        return [self.made.groups[i][best[i]] for i, card in enumerate(self.made.cards) if card.passed]
 
 
 def every(signals: Sequence[Mapping[str, list]], name: str) -> list[Any]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from asgkit.ask import TargetEntropy
-from asgkit.backbones.base import ROLES, Backbone, Drawings, Role, TextStats
+from asgkit.backbones.base import ROLES, Backbone, Role, TextStats
 from asgkit.checkpoint import resume_trainer, save_trainer
 from asgkit.config import Config
 from asgkit.faults import BadStepGuard, NonFiniteValue, StopSignal
@@ -28,18 +28,18 @@ from asgkit.rollout import (
     Rollout,
     Solved,
     answer_questions,
-    caption,
     greedy_difficulty,
     propose,
     taught_rollout,
 )
+from asgkit.rounds import generation_round
 from asgkit.runs import RunDirectory
 from asgkit.scale import Asked, Drawn, Shard, Team, cut_shards, every, mix_replay
-from asgkit.score import Card, make_cards, score_candidates
 from asgkit.ste import RollingPercentile
 from asgkit.updates import EMABaseline, grpo_loss, reinforce_loss, sft_loss
 
 ASK, SOLVE, CAPTION, DIAGNOSE, DRAW, CONTROL, STYLE, REPLAY, NOISE = range(9)  # streams of derived seeds
+STREAMS = {"style": STYLE, "caption": CAPTION, "diagnose": DIAGNOSE, "draw": DRAW}  # as `generation_round` names them
 
 
 class Trainer:
@@ -119,11 +119,12 @@ class Trainer:
                              for a in asked for row, item in zip(a.table, a.shard.images, strict=True))
 
     def generation_step(self, shards: list[Shard]) -> list[dict[str, Any]]:
-        """Draw. Stages as in the paper: 1 caption, 2 diagnose, 3 draw, 4 score, 5 Generator update, 6 replay."""
+        """Draw. Stages as in the paper: 1 caption, 2 diagnose, 3 draw, 4 score (all in `generation_round`, which the
+        premise check takes too), 5 Generator update, 6 replay."""
         drawn = self.team.agree(lambda: [self._draw_and_score(shard) for shard in shards])
         with self._clock("update"):
             stats = self._learn([(d.shard, {"generator": self._generator_batch(d)}) for d in drawn])
-        self.tokens += sum(self.team.gather([d.asked for d in drawn]))
+        self.tokens += sum(self.team.gather([int(d.made.asked.mask.sum()) for d in drawn]))
         self._push(drawn)
         return self._gather(record for d in drawn for record in self._generation_records(d, update_fields(stats)))
 
@@ -206,59 +207,23 @@ class Trainer:
     # -- generation ------------------------------------------------------------------------------------------------
     def _draw_and_score(self, shard: Shard) -> Drawn:
         """Stages 1 to 4 for one shard, with the rewards of its drawings."""
-        c, prompts, pictures = self.config, self.backbone.spec.prompts, shard.pictures
-        with self._stage("caption"):
-            rng = shard.rng(STYLE)
-            requests = [prompts.captions[i] for i in rng.integers(len(prompts.captions), size=len(pictures))]
-            seen = self.backbone.prefix(pictures, role=c.generator.prompt)
-            captions = caption(self.backbone, seen, requests,
-                               temperature=c.generator.caption_temperature,
-                               max_new_tokens=self.backbone.spec.max_new_tokens, seed=shard.number(CAPTION))
-        with self._stage("diagnose"):
-            asks = [prompts.diagnose.format(caption=t) for t in captions]
-            prefix = self.backbone.prefix(pictures, role="proposer")
-            _, _, asked, questions = propose(
-                self.backbone, prefix, asks, c.generator.questions, temperature=c.proposer.temperature,
-                top_p=c.proposer.top_p, max_new_tokens=c.proposer.max_new_tokens, seed=shard.number(DIAGNOSE))
-            scorer, role = self.scorer
-            answering = role if c.generator.references == "solver" else "proposer"
-            known = {"proposer": prefix, c.generator.prompt: seen} if scorer is self.backbone else {}
-            cards = make_cards(scorer, pictures, captions, requests, questions, c.generator, c.solver, role=answering,
-                               prefix=known.get(answering))
-        with self._stage("draw"):
-            drawings, seeds = self._draw_candidates(shard, cards)
-        with self._stage("score"):
-            width = c.generator.candidates
-            groups = [drawings.images[i : i + width] for i in range(0, len(drawings.images), width)]
-            scores = score_candidates(scorer, cards, groups, c.generator, c.solver, role=role)
-            judged = self.judge.drawings([card.prompt for card in cards], groups) if self.judge else []
-            self.guard.check_finite("generator/rewards", scores.reward)
-            oracle = torch.tensor(judged) if judged else None
-            rewards = control_rewards(c.control, scores.reward, oracle, shard.rng(CONTROL))
-        passed = torch.tensor([card.passed for card in cards])
-        return Drawn(shard, cards, drawings, seeds, scores, judged, rewards, passed, int(asked.mask.sum()))
-
-    def _draw_candidates(self, shard: Shard, cards: list[Card]) -> tuple[Drawings, list[int]]:
-        """L candidates of every prompt, each from its own logged seed."""
-        g = self.config.generator
-        seeds = shard.rng(DRAW).integers(2**31, size=len(cards) * g.candidates).tolist()
-        prompts = [self._draw_prompt(card) for card in cards for _ in range(g.candidates)]
-        drawn = self.backbone.generate_images(prompts, seeds=seeds, role="generator", guidance=g.guidance,
-                                              temperature=g.temperature)
-        return drawn, seeds
-
-    def _draw_prompt(self, card: Card) -> str:
-        return self.backbone.spec.prompts.draw.format(caption=card.prompt)
+        made = generation_round(self.backbone, shard.pictures, self.config, lambda use: shard.rng(STREAMS[use]),
+                                scorer=self.scorer, stage=self._stage)
+        judged = self.judge.drawings([card.prompt for card in made.cards], made.groups) if self.judge else []
+        self.guard.check_finite("generator/rewards", made.scores.reward)
+        oracle = torch.tensor(judged) if judged else None
+        rewards = control_rewards(self.config.control, made.scores.reward, oracle, shard.rng(CONTROL))
+        return Drawn(shard, made, judged, rewards)
 
     def _generator_batch(self, drawn: Drawn) -> DrawingBatch | None:
         """The native objective on the drawings that were scored, or (as released) on the real images."""
-        g, drawings = self.config.generator, drawn.drawings
+        g, made = self.config.generator, drawn.made
         if not g.train:
             return None
-        prompts = [self._draw_prompt(card) for card in drawn.cards]
         source = g.target == "source_image"
-        codes = self.backbone.encode_images(drawn.shard.pictures) if source else drawings.codes
-        return drawing_batch(prompts, codes, drawings.logp, drawn.rewards, drawn.passed, settings=g,
+        codes = self.backbone.encode_images(drawn.shard.pictures) if source else made.drawn.codes
+        prompts = made.prompts[:: g.candidates]  # one per card
+        return drawing_batch(prompts, codes, made.drawn.logp, drawn.rewards, drawn.passed, settings=g,
                              times=self.backbone.spec.times, control=self.config.control, rng=drawn.shard.rng(NOISE))
 
     def _push(self, drawn: list[Drawn]) -> None:
@@ -269,12 +234,12 @@ class Trainer:
 
     def _generation_records(self, drawn: Drawn, shared: dict[str, Any]) -> Iterator[dict[str, Any]]:
         advantages, active = logged_advantages(drawn.rewards, drawn.passed)
-        width = self.config.generator.candidates
+        width, made = self.config.generator.candidates, drawn.made
         for i, item in enumerate(drawn.shard.images):
             yield generation_record(
-                self.step, item, drawn.cards[i], drawn.scores, i, advantages=advantages[i].tolist(),
-                active=bool(active[i]), seeds=drawn.seeds[i * width : (i + 1) * width],
-                pushed=drawn.cards[i].passed and self.replay.capacity > 0, control=self.config.control,
+                self.step, item, made.cards[i], made.scores, i, advantages=advantages[i].tolist(),
+                active=bool(active[i]), seeds=made.seeds[i * width : (i + 1) * width],
+                pushed=made.cards[i].passed and self.replay.capacity > 0, control=self.config.control,
                 judged=drawn.judged[i] if drawn.judged else [], shared=shared)
 
     # -- plumbing --------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import torch
 from loops import moved, open_trainer, small_config, weights
 
 from asgkit import rewards as rewards_module
-from asgkit import trainer as trainer_module
+from asgkit import rounds as rounds_module
 from asgkit.faults import TrainingAborted
 from asgkit.launch import train
 from asgkit.runs import RunDirectory, load_checkpoint
@@ -213,14 +213,14 @@ def test_a_bad_understanding_step_is_skipped_counted_and_dumped(pool_folder, tmp
 def test_a_bad_generation_step_is_skipped_counted_and_dumped(pool_folder, tmp_path, monkeypatch, source):
     trainer = open_trainer(small_config(pool_folder, {"schedule.understanding": 0}), tmp_path / "run")
     if source == "reward":
-        own = trainer_module.score_candidates
+        own = rounds_module.score_candidates
 
         def spoiled(*args, **settings):
             scores = own(*args, **settings)
             scores.reward[0, 0] = float("nan")
             return scores
 
-        monkeypatch.setattr(trainer_module, "score_candidates", spoiled)
+        monkeypatch.setattr(rounds_module, "score_candidates", spoiled)
     else:
         poison_gradient(trainer, "generator")
     check_bad_step(trainer, expected=source)
