@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import signal
 from pathlib import Path
 from typing import Annotated, Any
@@ -240,6 +241,8 @@ def default_pool(config: Config) -> None:
     from asgkit.reproduce import POOL_SCENES, ensure_pool
 
     path = config.pool.path
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and path == PoolConfig().path and not Path(path).is_dir():
+        raise Refused(f"several processes would write {path} at once: make it first with asgkit shapes render {path}")
     if path == PoolConfig().path and ensure_pool(Path(path), POOL_SCENES):
         out.print(f"made the default pool: {POOL_SCENES} unlabelled scenes in {path}", highlight=False)
 

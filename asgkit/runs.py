@@ -59,7 +59,8 @@ __all__ = [
     "restore_rng", "rng_state", "unpack", "write_json",
 ]
 
-RESUME_MAY_CHANGE = ("schedule.steps", "checkpoint.*")  # neither changes a step that was already taken
+# None of these changes a step that was already taken; another number of shards in all is refused by the checkpoint.
+RESUME_MAY_CHANGE = ("schedule.steps", "schedule.accumulate", "schedule.micro_batch", "checkpoint.*")
 LIBRARIES = ("torch", "numpy", "transformers", "peft", "safetensors", "pydantic", "pillow")
 PICKLE_SUFFIXES = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"}
 _ABSENT = object()
