@@ -21,7 +21,15 @@ from asgkit.report.arms import (
     grid_table,
     made_by,
 )
-from asgkit.report.families import CLEAR_GAIN, NOT_CLEAR, bearing, families_shown, families_table, mark
+from asgkit.report.families import (
+    CLEAR_GAIN,
+    NOT_CLEAR,
+    bearing,
+    families_shown,
+    families_table,
+    mark,
+    premise_note,
+)
 from asgkit.report.gains import APART, BOTH, EXACT, MATCHED, ONE, Gain, Gains, matched
 from asgkit.report.measured import Untraceable, load_measured
 from asgkit.report.published import load_published
@@ -235,7 +243,9 @@ def premise(**changes):
 def test_what_bears_on_a_gain_that_is_not_clear(results):
     folder = results / "measured" / "base" / data.BASE
     base = load_measured(results).bases[data.BASE]
-    assert "premise not measured: asgkit premise backbone=tiny-ar base=clean" in bearing(base, "drawings/overall", None)
+    assert "premise not measured" in bearing(base, "drawings/overall", None)
+    assert "backbone=tiny-ar base=clean --split test --out results/measured/base/tiny-ar-clean/premise.json" in (
+        premise_note(load_measured(results), [data.BASE]))
     (folder / "premise.json").write_text(json.dumps(premise()))
     none, some = Gain(1, -1, 3, 9, (0,), (1.0,), ONE, False), Gain(2, 1, 3, 9, (0,), (2.0,), ONE, False)
     assert bearing(base, "drawings/overall", some) == "every condition holds; the oracle gains here"
@@ -244,6 +254,7 @@ def test_what_bears_on_a_gain_that_is_not_clear(results):
     (folder / "premise.json").write_text(json.dumps(premise(drawn_images={"majority": 20.0, "n": 400})))
     assert "the Solver reads drawings: fails (20.0% right, 400 questions)" in bearing(base, "drawings/overall", None)
     assert "the Solver reads drawings" not in bearing(base, "answers/single", None)
+    assert premise_note(load_measured(results), [data.BASE, "tiny-flow-clean"]) == ""
 
 
 def test_the_vote_is_held_against_the_answers_of_the_same_questions(results):

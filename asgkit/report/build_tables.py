@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from asgkit.report.arms import all_grids, grid_arms, grid_caption, grid_shown, grid_table
-from asgkit.report.families import counted, families_shown, families_table, headline_bases, seed_note
+from asgkit.report.families import counted, families_shown, families_table, headline_bases, premise_note, seed_note
 from asgkit.report.gains import Gains
 from asgkit.report.measured import Measured, Measurement
 from asgkit.report.provenance import COMMAND, provenance, versions
@@ -73,7 +73,7 @@ def _families(measured: Measured, gains: Gains, results: Path, folder: Path) -> 
     caption = ("The joint method on every backbone, question family (one framing, and the majority of framings) and "
                "drawing tag (default decoding, and the base's best), percent; beside its gain those of random rewards "
                "and of rewards from the truth, and, where it is no clear gain, what the premise says." + counted(table)
-               + seed_note(table["seeds"]))
+               + seed_note(table["seeds"]) + premise_note(measured, bases))
     return save_table(table, families_shown(table, bases), folder / "table_families", caption,
                       _record(measured, table, results))
 

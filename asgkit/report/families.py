@@ -23,6 +23,7 @@ from asgkit.verdicts import ROOM, judge_premise, state_of
 
 FAMILY_METRICS = tuple(metric for metric in METRICS if metric != "answers/agreement")
 CLEAR_GAIN, CLEAR_LOSS, NOT_CLEAR = "clear of 0: gain", "clear of 0: loss", "not clear of 0"
+FILE, NO_PREMISE = "premise.json", "premise not measured"
 COLUMNS = ("base", "metric", "base_score", "evolved", "delta", "low", "high", "mark", "seeds", "n", "interval",
            "per_seed", "random_delta", "random_low", "random_high", "random_seeds", "oracle_delta", "oracle_low",
            "oracle_high", "oracle_seeds", "premise", "source", "run_ids")
@@ -81,19 +82,25 @@ def bearing(base: Measurement, metric: str, oracle: Gain | None) -> str:
     signals find errors, the Solver reads drawings, R_g ranks them. Last, whether rewards from the truth do better.
     """
     found = [text for text in (_room(base, metric), _vote(base, metric)) if text]
-    path = base.path / "premise.json"
+    path = base.path / FILE
     if path.is_file():
         side = metric.split("/")[0].removesuffix("_best")
         verdicts = judge_premise(json.loads(path.read_text(encoding="utf-8")))
         found += [f"{v.condition}: {v.state} ({v.found})" for v in verdicts
                   if v.condition in _OF_SIDE[side] and v.state != "holds"]
     else:
-        backbone, name = base.name.rsplit("-", 1)
-        found.append(f"premise not measured: asgkit premise backbone={backbone} base={name} --split test "
-                     f"--out results/measured/base/{base.name}/premise.json")
+        found.append(NO_PREMISE)
     found = found or ["every condition holds"]
     return "; ".join([*found, "the oracle was not run" if oracle is None else
                       "the oracle gains here" if oracle.low > 0 else "the oracle gains nothing clear here either"])
+
+
+def premise_note(measured: Measured, bases: Sequence[str]) -> str:
+    """For the caption: which commands measure the premises that the table says are not; empty where none lacks."""
+    lacking = [name for name in bases if name in measured.bases and not (measured.bases[name].path / FILE).is_file()]
+    commands = ["asgkit premise backbone={} base={} --split test --out results/measured/base/{}/{}".format(
+        *name.rsplit("-", 1), name, FILE) for name in lacking]
+    return f" {NO_PREMISE.capitalize()}: {'; '.join(commands)}." if commands else ""
 
 
 def _room(base: Measurement, metric: str) -> str:
