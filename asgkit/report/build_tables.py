@@ -9,7 +9,14 @@ from pathlib import Path
 import pandas as pd
 
 from asgkit.report.arms import all_grids, grid_arms, grid_caption, grid_shown, grid_table
-from asgkit.report.families import counted, families_shown, families_table, headline_bases, premise_note, seed_note
+from asgkit.report.families import (
+    counted,
+    families_shown,
+    families_table,
+    headline_bases,
+    premise_note,
+    seed_note,
+)
 from asgkit.report.gains import Gains
 from asgkit.report.measured import Measured, Measurement
 from asgkit.report.provenance import COMMAND, provenance, versions
