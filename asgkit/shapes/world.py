@@ -171,11 +171,16 @@ def sample_scene(rng: np.random.Generator, split: str, *, count: int | None = No
         return Scene(tuple(things), int(labels[pick]), int(cells[number]), glyphs[pick])
 
 
+def pool_scenes(count: int, seed: int = 0) -> list[Scene]:
+    """The scenes that `render_pool` draws, in its order: for evaluation, which may know what a picture shows."""
+    rng = np.random.default_rng([seed, 20260627])
+    return [sample_scene(rng, "pool") for _ in range(count)]
+
+
 def render_pool(folder: str | Path, count: int, seed: int = 0) -> Path:
     """Write `count` unlabelled PNG scenes (digit split `pool`) to a folder, as any user's folder of images."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng([seed, 20260627])
-    for index in range(count):
-        Image.fromarray(render(sample_scene(rng, "pool"))).save(folder / f"{index:05d}.png")
+    for index, scene in enumerate(pool_scenes(count, seed)):
+        Image.fromarray(render(scene)).save(folder / f"{index:05d}.png")
     return folder
