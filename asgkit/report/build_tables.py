@@ -20,6 +20,7 @@ from asgkit.report.families import (
 from asgkit.report.gains import Gains
 from asgkit.report.measured import Measured, Measurement
 from asgkit.report.provenance import COMMAND, provenance, versions
+from asgkit.report.pseudo_labels import label_accuracy
 from asgkit.report.published import load_published
 from asgkit.report.published_tables import TWINS, save_layouts, twin
 from asgkit.report.tables import contrast_table, designed, joint_table, premise_table, save_table, wide
@@ -32,6 +33,7 @@ def write_tables(measured: Measured, gains: Gains, results: Path, folder: Path) 
     Raises Untraceable when a number does not follow from its items.
     """
     return [*_main_tables(measured, gains, results, folder), *_families(measured, gains, results, folder),
+            *_pseudo_labels(measured, results, folder),
             *_grids(measured, gains, results, folder), *_twins(measured, gains, results, folder)]
 
 
@@ -83,6 +85,22 @@ def _families(measured: Measured, gains: Gains, results: Path, folder: Path) -> 
                + seed_note(table["seeds"]) + premise_note(measured, bases))
     return save_table(table, families_shown(table, bases), folder / "table_families", caption,
                       _record(measured, table, results))
+
+
+def _pseudo_labels(measured: Measured, results: Path, folder: Path) -> list[Path]:
+    """How often the taught majorities of joint runs are right, where the pool's truth is known."""
+    table = label_accuracy(measured)
+    if table.empty:
+        return []
+    caption = ("How often the majority that the Solver is taught is right, percent of n taught questions q*, by the "
+               "question's first words and by thirds of the run; joint runs, all seeds. determined: the picture has "
+               "an answer to the question. range: the lowest and highest seed with ten such questions or more."
+               + designed(table["base"]))
+    shown = table[["base", "opening", "third", "seeds", "n", "determined", "right"]].copy()
+    shown[["seeds", "n"]] = shown[["seeds", "n"]].astype(str)
+    shown[["determined", "right"]] = shown[["determined", "right"]].map("{:.1f}".format)
+    shown["range"] = [f"{r.low:.0f} to {r.high:.0f}" if r.low == r.low else "-" for r in table.itertuples()]
+    return save_table(table, shown, folder / "table_pseudo_labels", caption, _record(measured, table, results))
 
 
 def _grids(measured: Measured, gains: Gains, results: Path, folder: Path) -> list[Path]:

@@ -48,9 +48,11 @@ def label_accuracy(measured: Measured, arms: Sequence[str] = ("joint",)) -> pd.D
     for base in sorted(measured.bases):
         for arm in arms:
             parts = [check_labels(run, scenes).assign(seed=i) for i, run in enumerate(measured.arms(base).get(arm, []))]
+            names = " ".join(run.name for run in measured.arms(base).get(arm, []))
             if parts and not (table := pd.concat(parts)).empty:
-                rows += _thirds(base, arm, table)
-    columns = ["base", "arm", "opening", "third", "seeds", "n", "determined", "right", "low", "high"]
+                rows += [(*row, "measured", names) for row in _thirds(base, arm, table)]
+    columns = ["base", "arm", "opening", "third", "seeds", "n", "determined", "right", "low", "high", "source",
+               "run_ids"]
     return pd.DataFrame(rows, columns=columns)
 
 
