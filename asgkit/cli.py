@@ -91,11 +91,13 @@ def verify(root: Annotated[Path, typer.Argument(help="Folder of the clone.")] = 
 
     Example: [bold]asgkit verify[/]
     """
+    from asgkit.report.verify import size_line
     from asgkit.report.verify import verify as check
 
     found = check(root)
     for finding in found:
         out.print(str(finding), markup=False, highlight=False)
+    out.print(size_line(root), highlight=False)
     out.print(f"{len(found)} findings" if found else "everything can be traced", highlight=False)
     if found:
         raise typer.Exit(1)

@@ -139,7 +139,7 @@ def run_experiment(experiment: Experiment, work: Path, measured: Path, curve: Ca
     for name in KEPT:
         if (path / name).is_file():
             shutil.copyfile(path / name, aside / name)
-    pack(path / "log.jsonl", aside / "log.jsonl.gz")
+    pack(path / "log.jsonl", aside / "log.jsonl.xz")
     shutil.rmtree(target, ignore_errors=True)
     aside.rename(target)
     return target

@@ -242,7 +242,7 @@ def publish(run: Path, root: Path, name: str) -> None:
         for item in names:
             if (source / item).is_file():
                 shutil.copyfile(source / item, to / item)
-    pack(run / "log.jsonl", target / "log.jsonl.gz")
+    pack(run / "log.jsonl", target / "log.jsonl.xz")
 
 
 def _report(results: Path, figures: Path, fresh: Path, fresh_figures: Path, made: Made, say: Callable[[str], None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
 from collections import defaultdict
@@ -16,6 +15,7 @@ import numpy as np
 from pydantic import Field
 from scipy.stats import rankdata, t
 
+from asgkit.files import unpack_bytes
 from asgkit.report.claim_rules import Found, Rule, lacks, runs_of
 from asgkit.report.measured import Measured, Measurement, Run, Untraceable
 from asgkit.shapes.text import FAMILIES
@@ -41,13 +41,12 @@ def _read(path: Path, changed: int) -> tuple[Series, int]:
     """
     sums: dict[tuple[str, int], list[float]] = defaultdict(lambda: [0.0, 0.0])
     count = 0
-    with gzip.open(path, "rt", encoding="utf-8") as stream:
-        for line in stream:
-            record, count = json.loads(line), count + 1
-            for field, value in (*record.items(), *_family_shares(record)):
-                if (number := _mean(value)) is not None:
-                    held = sums[field, record["step"]]
-                    held[0], held[1] = held[0] + number, held[1] + 1
+    for line in unpack_bytes(path).splitlines():
+        record, count = json.loads(line), count + 1
+        for field, value in (*record.items(), *_family_shares(record)):
+            if (number := _mean(value)) is not None:
+                held = sums[field, record["step"]]
+                held[0], held[1] = held[0] + number, held[1] + 1
     series: Series = defaultdict(dict)
     for (field, step), (total, number) in sorted(sums.items(), key=lambda item: item[0][1]):
         series[field][step] = total / number
@@ -88,9 +87,9 @@ def log_series(run: Run, field: str, base: Measurement) -> dict[int, float]:
 
 
 def _log(run: Run) -> tuple[Series, int]:
-    path = run.path / "log.jsonl.gz"
-    if not path.is_file():
-        raise Untraceable(f"{run.name} has no log.jsonl.gz: copy it from where the run was made, or run it again")
+    path = run.log_path
+    if path is None:
+        raise Untraceable(f"{run.name} has no packed log: copy it from where the run was made, or run it again")
     return _read(path, path.stat().st_mtime_ns)
 
 
