@@ -176,6 +176,8 @@ def _binned(ax: Axes, held: Measurement, runs: Sequence[Run], place: Callable, b
             mean, half = mean_half(np.array([[value] for _, value in values]))
             rows.append({"arm": "joint", "kind": "mean", "x": k, "y": mean[0], "low": (mean - half)[0],
                          "high": (mean + half)[0]})
+    if not rows:
+        return blank(ax, "fewer than 10 questions\nin every bin")
     table = pd.DataFrame(rows)
     _draw_pair(ax, table, line=True)
     return table

@@ -33,6 +33,7 @@ WITHIN = {"generator/rewards": "R_g", "generator/fidelity": "S_fid", "generator/
           "generator/text_similarity": "text sim.", "generator/image_text_similarity": "image-text sim.",
           "generator/diversity": "S_div"}
 LAGS = tuple(range(-8, 9))
+BLOCK = 4  # cycles that a block of the bootstrap holds
 PAIRS = (("solver/majority_fraction", "majority fraction"), ("solver/token_entropy", "STE"))
 
 
@@ -216,7 +217,10 @@ def cycle_means(run: Run, name: str) -> np.ndarray:
 def _lags(ax: Axes, runs: Sequence[Run], name: str) -> pd.DataFrame:
     u, g = ([cycle_means(run, field) for run in runs] for field in (name, "generator/rewards"))
     count = min(map(len, [*u, *g]))
-    found = lagged_correlation(np.stack([v[:count] for v in u]), np.stack([v[:count] for v in g]), LAGS)
+    if count < (shortest := max(map(abs, LAGS)) + 2 * BLOCK):
+        return absent(ax, f"{count} cycles: lags need {shortest}")
+    found = lagged_correlation(np.stack([v[:count] for v in u]), np.stack([v[:count] for v in g]), LAGS,
+                               block=BLOCK)
     ax.axhline(0, color="0.6", lw=0.6)
     ax.axvline(0, color="0.6", lw=0.6, ls=":")
     ax.fill_between(found.lags, found.null_low, found.null_high, color="0.85", lw=0, zorder=0)

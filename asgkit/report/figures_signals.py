@@ -68,6 +68,8 @@ def _thirds(ax: Axes, questions: pd.DataFrame) -> pd.DataFrame:
     parts = []
     for i, (third, colour) in enumerate(THIRDS.items()):
         own = questions[questions["third"] == third]
+        if own.empty:  # a run of one or two understanding steps has fewer thirds
+            continue
         curves = np.stack([np.quantile(one, LEVELS) for _, one in own.groupby("seed")["ste"]])  # (S, levels)
         for seed, curve in zip(sorted(own["seed"].unique()), curves, strict=True):
             ax.plot(curve, LEVELS, color=colour, lw=0.4, alpha=0.5)

@@ -78,9 +78,9 @@ def _seeds_by_items(values: np.ndarray, name: str) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def _item_weights(count: int, resamples: int, seed: int) -> np.ndarray:
-    """Share of each item in each resample (R, Q) float32; cached, since every row of a table needs the same."""
+    """Share of each item in each resample (R, Q); cached, since every row of a table needs the same."""
     rng = np.random.default_rng([seed, count, 0])
-    weights = np.empty((resamples, count), np.float32)
+    weights = np.empty((resamples, count))
     for start in range(0, resamples, 500):  # blocks: whole index arrays of 2,000 items would take half a gigabyte
         block = weights[start : start + 500]
         picked = rng.integers(count, size=block.shape) + count * np.arange(len(block))[:, None]
@@ -121,8 +121,8 @@ def draw_items(values: np.ndarray, *, resamples: int = 10_000, seed: int = 0) ->
     """Resample the items of S runs at once. Shapes: values (S, Q) -> means (S,), deviations (R, S)."""
     values = _seeds_by_items(values, "values")
     means = values.mean(1)
-    # Centred in float64 first: float32 products of small deviations lose nothing that matters.
-    centred = (values - means[:, None]).T.astype(np.float32)
+    # float64 throughout: sums differ with the number of threads, and must not show in the sixth decimal
+    centred = (values - means[:, None]).T
     return ItemDraws(means, _item_weights(values.shape[1], resamples, seed) @ centred, values.shape[1])
 
 
@@ -151,7 +151,7 @@ def _resampled_means(drawn: ItemDraws, seed: int, arm: int, level: float) -> np.
 
 def _interval(delta: float, draws: np.ndarray, items: int, runs: int, level: float) -> Interval:
     low, high = np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2])
-    # six decimals: below any effect, above float32 rounding, which may differ between processors
+    # six decimals: below any effect, above rounding, which differs between processors and numbers of threads
     return Interval(delta, round(float(low), 6) + 0.0, round(float(high), 6) + 0.0, items, runs, level)
 
 
