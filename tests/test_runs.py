@@ -83,8 +83,9 @@ def test_resume_may_lengthen_the_run_but_not_change_it(run):
 def test_two_stages_are_not_lengthened_since_their_border_would_move(tmp_path):
     staged = CONFIG | {"schedule": {"steps": 10, "order": "two_stage"}}
     RunDirectory.create(tmp_path / "staged", staged)
+    longer = staged | {"schedule": {"steps": 20, "order": "two_stage"}}
     with pytest.raises(ConfigChanged, match="schedule.steps: 10 -> 20"):
-        RunDirectory.create(tmp_path / "staged", staged | {"schedule": {"steps": 20, "order": "two_stage"}}, resume=True)
+        RunDirectory.create(tmp_path / "staged", longer, resume=True)
 
 
 def test_resume_of_nothing_starts_a_run_and_opening_nothing_raises(tmp_path):
