@@ -118,7 +118,7 @@ def run_experiment(experiment: Experiment, work: Path, measured: Path, curve: Ca
                    sizes: Mapping[str, int] = FULL) -> Path:
     """Train (or resume), evaluate on test, and copy what a report needs to `measured/runs/<id>`; skips finished ones.
 
-    The base must be in `measured/base` (`measure_base`, with the same `sizes`). The log is gzipped without a time
+    The base must be in `measured/base` (`measure_base`, with the same `sizes`). The log is packed without a time
     stamp, so equal logs give equal bytes. The first joint run of a base gets examples of before and after.
     """
     target = measured / "runs" / experiment.name

@@ -234,6 +234,7 @@ class _NoDuplicates(yaml.SafeLoader):
     """YAML keeps the last of two equal keys; here the second arm of one name is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping whose keys are all different; raises GridError naming one that is there twice."""
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
