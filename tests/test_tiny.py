@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from asgkit.backbones.base import NoiseSpec
-from asgkit.backbones.tiny import understand
+from asgkit.backbones.sampling import (
+    count_up,
+    log_softmax_stats,
+    row_uniforms,
+    running_sum,
+    sample_tokens,
+    uniforms,
+)
 from asgkit.backbones.tiny.codes import (
     COARSE,
     TOKENS,
@@ -22,14 +29,6 @@ from asgkit.backbones.tiny.codes import (
     unpatch,
 )
 from asgkit.backbones.tiny.prompts import PROMPTS, vocabulary
-from asgkit.backbones.tiny.sampling import (
-    count_up,
-    log_softmax_stats,
-    row_uniforms,
-    running_sum,
-    sample_tokens,
-    uniforms,
-)
 from asgkit.backbones.tiny.tokenizer import EOS, PAD, WordTokenizer
 from asgkit.backbones.tiny.trunk import attention_bias
 from asgkit.prompts import Prompts
@@ -226,7 +225,7 @@ def test_chunks_do_not_change_answers(tiny, pictures, monkeypatch):
     ask = lambda: tiny.answer(tiny.prefix(pictures, role=None), prompts, rows=rows, max_new_tokens=12,
                               temperature=1.0, seed=4, keep_logits=3)
     whole = ask()
-    monkeypatch.setattr(understand, "CHUNK", 2)
+    monkeypatch.setattr(tiny, "rows_at_once", 2)
     parts = ask()
     assert parts.texts == whole.texts and torch.equal(parts.mask, whole.mask)
     assert torch.allclose(parts.logp, whole.logp, atol=1e-5)

@@ -11,10 +11,10 @@ from PIL import Image
 from torch import Tensor
 
 from asgkit.backbones.base import ROLES, BackboneSpec, Drawings, GenStats, NoiseSpec, Role
+from asgkit.backbones.sampling import log_softmax_stats, row_uniforms, sample_tokens
 from asgkit.backbones.tiny.codes import COARSE, FINE, TOKENS, encode, to_images, to_tensor, unpatch
 from asgkit.backbones.tiny.network import NetworkConfig, TinyARNetwork
 from asgkit.backbones.tiny.prompts import DRAW, PROMPTS
-from asgkit.backbones.tiny.sampling import log_softmax_stats, row_uniforms, sample_tokens
 from asgkit.backbones.tiny.trunk import KeyValues, TrunkConfig
 from asgkit.backbones.tiny.understand import (
     CHECKPOINTS,

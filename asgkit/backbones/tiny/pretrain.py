@@ -16,12 +16,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from asgkit.backbones.reader import select_rows
 from asgkit.backbones.tiny.codes import build_codebook, encode, halve, patches, to_tensor
 from asgkit.backbones.tiny.data import Batch, Sampler, TextRows
 from asgkit.backbones.tiny.network import NetworkConfig, TinyARNetwork, TinyReader
 from asgkit.backbones.tiny.prompts import vocabulary
 from asgkit.backbones.tiny.tokenizer import EOS, WordTokenizer
-from asgkit.backbones.tiny.trunk import TrunkConfig, select_rows
+from asgkit.backbones.tiny.trunk import TrunkConfig
 from asgkit.backbones.tiny.understand import network_settings, read_checkpoint
 from asgkit.shapes.world import render, sample_scene
 

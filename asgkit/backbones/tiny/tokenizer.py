@@ -13,6 +13,8 @@ PAD, EOS = 0, 1
 class WordTokenizer:
     """Words separated by spaces; id 0 pads, id 1 ends. Unknown words raise: nothing is silently replaced."""
 
+    pad, end = PAD, EOS
+
     def __init__(self, words: Sequence[str]) -> None:
         self.words = ("<pad>", "<eos>", *words)
         self.index = {word: i for i, word in enumerate(self.words)}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-KeyValues = list[tuple[Tensor, Tensor]]  # per layer: keys, values (B, heads, T, d_head)
+from asgkit.backbones.reader import KeyValues
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,3 @@ def attention_bias(query_mask: Tensor | None, key_mask: Tensor, causal: Tensor |
     if query_mask is not None:
         allowed = allowed | ~query_mask[:, :, None]
     return torch.zeros(allowed.shape, device=key_mask.device).masked_fill(~allowed, float("-inf"))[:, None]
-
-
-def select_rows(past: KeyValues, rows: Tensor) -> KeyValues:
-    """The past of rows `rows` (R,), one copy per row."""
-    return [(k[rows], v[rows]) for k, v in past]
