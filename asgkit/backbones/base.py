@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 from asgkit.prompts import Prompts
 
 Role = Literal["proposer", "solver", "generator"]
-BACKBONES = ("tiny-ar", "tiny-flow", "tiny-diffusion")
+BACKBONES = ("tiny-ar", "tiny-flow", "tiny-diffusion")  # shipped with their weights
+REAL = {"janus": "Janus", "blip3o": "Blip3o", "bagel": "Bagel", "vargpt": "Vargpt"}  # module: its class
 ROLES: tuple[Role, ...] = ("proposer", "solver", "generator")
 
 
@@ -150,10 +152,17 @@ def load_backbone(name: str, *, base: str = "clean", lora_rank: int = 8, lora_al
                   precision: str = "fp32") -> Backbone:
     """Open a backbone by name with fresh role adapters (LoRA B is zero, so each role starts as the base).
 
-    base: which shipped checkpoint (`clean`, `registers`) or a path to one. Raises ValueError for unknown names.
+    base: of the tiny models which shipped checkpoint (`clean`, `registers`) or a path to one; of the real ones the
+    folder with their weights, or `random` for a tiny instance of their architecture.
+    Raises ValueError for unknown names and for a real model without a base.
     """
     settings = {"rank": lora_rank, "alpha": lora_alpha, "dropout": lora_dropout, "seed": seed, "device": device,
                 "precision": precision}
+    if name in REAL:
+        if base in ("clean", "registers"):
+            raise ValueError(f"{name} ships no weights: set base=FOLDER with its files (`asgkit doctor --backbone "
+                             f"{name}` lists them), or base=random for a tiny instance with random weights")
+        return getattr(import_module(f"asgkit.backbones.{name}"), REAL[name]).load(base, **settings)
     if name == "tiny-ar":
         from asgkit.backbones.tiny.ar import TinyAR
 
@@ -162,4 +171,4 @@ def load_backbone(name: str, *, base: str = "clean", lora_rank: int = 8, lora_al
         from asgkit.backbones.tiny.latent_drawing import TinyLatent
 
         return TinyLatent.load(name, base, **settings)
-    raise ValueError(f"unknown backbone {name!r}; this version ships {', '.join(map(repr, BACKBONES))}")
+    raise ValueError(f"unknown backbone {name!r}; this version knows {', '.join(map(repr, (*BACKBONES, *REAL)))}")
