@@ -25,7 +25,7 @@ from asgkit.scoring import FULL, evaluate_base
 
 HEADLINE = "headline"  # the grid that a reader wants first
 CURVE_SIZES = {"per_family": 100, "per_tag": 30, "samples": 2}  # dev items at every checkpoint of a learning curve
-KEPT = ("config.yaml", "environment.json", "metrics.json", "items.npz", "curve.csv", "examples.npz")
+KEPT = ("config.yaml", "environment.json", "metrics.json", "items.npz", "curve.csv", "blind.csv", "examples.npz")
 
 
 @dataclass(frozen=True)

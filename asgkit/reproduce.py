@@ -236,7 +236,7 @@ def publish(run: Path, root: Path, name: str) -> None:
     config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     target = root / "measured" / "runs" / name
     base = root / "measured" / "base" / measured_name(config["backbone"], config["base"])
-    for source, to, names in ((run, target, ("config.yaml", "metrics.json", "items.npz", "curve.csv")),
+    for source, to, names in ((run, target, ("config.yaml", "metrics.json", "items.npz", "curve.csv", "blind.csv")),
                               (run / "base", base, ("metrics.json", "items.npz"))):
         to.mkdir(parents=True, exist_ok=True)
         for item in names:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from asgkit.backbones.base import Backbone
 from asgkit.config import Config, from_dict
 from asgkit.console import Refused
 from asgkit.files import write_atomic, write_json
@@ -57,32 +59,46 @@ def evaluate(path: Path, split: str = "test", step: int | None = None, best: dic
 
 
 def learning_curve(path: Path, sizes: dict[str, int]) -> Path:
-    """Scores of the base (step 0) and of every kept, valid checkpoint on the dev split; writes RUN/curve.csv."""
+    """Scores of the base (step 0) and of every kept, valid checkpoint on the dev split; writes RUN/curve.csv.
+
+    Beside it RUN/blind.csv: the same questions with another picture, a grey one or none (`evals.blind`).
+    """
+    from asgkit.evals.blind import blind_scores, write_blind
+
+    rows, blind = [], []
+    for step, backbone, evolved in _checkpoints(path):
+        rows.append({"step": step, **_dev_scores(backbone, evolved, sizes)})
+        blind.append((step, blind_scores(backbone, "solver" if evolved else None, "dev", sizes["per_family"])))
+    lines = [",".join(rows[0])] + [",".join(f"{v:g}" for v in row.values()) for row in rows]
+    write_atomic(path / "curve.csv", "\n".join(lines) + "\n")
+    write_blind(path / "blind.csv", blind)
+    return path / "curve.csv"
+
+
+def _checkpoints(path: Path) -> Iterator[tuple[int, Backbone, bool]]:
+    """(step, backbone, evolved) of the base as step 0 and of every kept checkpoint, the roles' adapters loaded."""
     run = RunDirectory(path)
     folders = sorted(run.checkpoints.glob("step_*"))
     if not folders:
         raise FileNotFoundError(f"{path} has no checkpoint: train it first, and keep more than the newest three "
                                 "with checkpoint.keep=100")
-    rows = [{"step": 0, **_dev_scores(from_dict(run.config), None, sizes)}]
+    yield 0, open_backbone(from_dict(run.config)), False
     for folder in folders:
         try:
             load_checkpoint(folder)
         except CorruptCheckpoint as error:
             raise Refused(f"{path}: {error}; delete that checkpoint folder and run the curve again") from error
-        rows.append({"step": int(folder.name[5:]), **_dev_scores(from_dict(run.config), folder, sizes)})
-    lines = [",".join(rows[0])] + [",".join(f"{v:g}" for v in row.values()) for row in rows]
-    write_atomic(path / "curve.csv", "\n".join(lines) + "\n")
-    return path / "curve.csv"
+        backbone = open_backbone(from_dict(run.config))
+        for role in ("solver", "generator"):
+            backbone.load_role(role, folder / role)
+        yield int(folder.name[5:]), backbone, True
 
 
-def _dev_scores(config: Config, folder: Path | None, sizes: dict[str, int]) -> dict[str, float]:
+def _dev_scores(backbone: Backbone, evolved: bool, sizes: dict[str, int]) -> dict[str, float]:
     from asgkit.evals.shapes import evaluate_answers, evaluate_drawings
 
-    backbone = open_backbone(config)
-    for role in ("solver", "generator") if folder else ():
-        backbone.load_role(role, folder / role)
-    answers = evaluate_answers(backbone, "solver" if folder else None, "dev", sizes["per_family"]).summary()
-    drawings = evaluate_drawings(backbone, "generator" if folder else None, "dev", sizes["per_tag"], sizes["samples"])
+    answers = evaluate_answers(backbone, "solver" if evolved else None, "dev", sizes["per_family"]).summary()
+    drawings = evaluate_drawings(backbone, "generator" if evolved else None, "dev", sizes["per_tag"], sizes["samples"])
     picked = {f"answers/{name}": answers[name] for name in ("single", "majority", "sampled")}
     return picked | {"drawings/overall": drawings.summary()["overall"]}
 

@@ -40,6 +40,7 @@ def items():
         sampled=np.array([[1, 0, 0, 0]] * 3, bool), canonical=np.array([1, 1, 1, 0], bool),
         majority=np.array([1, 1, 0, 0], bool), entropy=np.array([0.0, 0.64, 0.64, 0.0]),
         sampled_entropy=np.array([0.0, 0.64, 0.64, 1.1]), ste=np.array([0.1, 0.2, 0.3, 0.9]),
+        logp=np.log([0.9, 0.8, 0.7, 0.4]),
         fraction=np.array([1, 2 / 3, 2 / 3, 1]), family=np.array(["count", "count", "color", "color"]),
         answers=["1", "2", "red", "blue"],
     )

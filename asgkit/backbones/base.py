@@ -42,7 +42,8 @@ class BackboneSpec:
 
 @dataclass(frozen=True)
 class Prefix:
-    """The images' key-value cache under one role; `cache` belongs to the backbone. Never valid for another role."""
+    """The images' key-value cache under one role; `cache` belongs to the backbone (None: no image). Never valid for
+    another role."""
 
     size: int
     role: Role | None
@@ -110,8 +111,8 @@ class Backbone(Protocol):
 
     spec: BackboneSpec
 
-    def prefix(self, images: Sequence[Image.Image], *, role: Role | None) -> Prefix:
-        """Encode images once for all later `answer` calls of one role; no gradient."""
+    def prefix(self, images: Sequence[Image.Image] | None, *, role: Role | None) -> Prefix:
+        """Encode images once for all later `answer` calls of one role; no gradient. None: prompts about no image."""
 
     def answer(self, prefix: Prefix, prompts: Sequence[str], *, rows: Sequence[int] | None = None,
                max_new_tokens: int, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0,

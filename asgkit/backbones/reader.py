@@ -116,15 +116,21 @@ class Reader:
         return nullcontext()
 
     # -- reading -----------------------------------------------------------------------------------------------
-    def prefix(self, images: Sequence[Image.Image], *, role: Role | None) -> Prefix:
-        """Keys and values of every image under one role, computed once."""
+    def prefix(self, images: Sequence[Image.Image] | None, *, role: Role | None) -> Prefix:
+        """Keys and values of every image under one role, computed once; None: the prompts will be about no image."""
+        if images is None:
+            return Prefix(0, role, None)
         with torch.no_grad(), self.use_role(role), self._cast():
             cache = self.see(images)
         return Prefix(len(images), role, cache)
 
-    def _begin(self, past: KeyValues, prompts: Sequence[str]) -> _State:
+    def _begin(self, prefix: Prefix, rows: Sequence[int], prompts: Sequence[str]) -> _State:
         ids, mask = (t.to(self.device) for t in self.tokenizer.batch(prompts, left=True))
-        start = torch.full((len(prompts),), self.text_start, dtype=torch.int64, device=self.device)
+        if prefix.cache is None:
+            past, first = self.unseen(len(prompts)), self.blank_start
+        else:
+            past, first = select_rows(prefix.cache, torch.tensor(rows, device=self.device)), self.text_start
+        start = torch.full((len(prompts),), first, dtype=torch.int64, device=self.device)
         hidden, kept = self.read(ids, mask, past, None, start)
         seen = kept[0][0].shape[2] - ids.shape[1]
         keys = torch.cat([torch.ones(len(prompts), seen, dtype=torch.bool, device=self.device), mask], 1)
@@ -140,15 +146,14 @@ class Reader:
                max_new_tokens: int, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0,
                keep_logits: int = 0) -> Answers:
         """Continue every prompt about its image; stops early when all rows have ended."""
-        rows = list(range(prefix.size)) if rows is None else list(rows)
+        rows = list(range(prefix.size if prefix.size else len(prompts))) if rows is None else list(rows)
         if len(rows) != len(prompts):
             raise ValueError(f"{len(prompts)} prompts need as many rows, got {len(rows)}")
         noise = uniforms(seed, len(prompts), max_new_tokens).to(self.device)
         parts, chunk = [], self.rows_at_once
         with torch.no_grad(), self.use_role(prefix.role), self._cast():
             for i in range(0, len(prompts), chunk):
-                index = torch.tensor(rows[i : i + chunk], device=self.device)
-                state = self._begin(select_rows(prefix.cache, index), prompts[i : i + chunk])
+                state = self._begin(prefix, rows[i : i + chunk], prompts[i : i + chunk])
                 parts.append(self._decode(state, noise[i : i + chunk], temperature, top_p, keep_logits))
         return _join(parts, self.tokenizer, keep_logits)
 

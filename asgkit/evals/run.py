@@ -41,11 +41,12 @@ def measure(backbone: Backbone, split: str, *, base: bool, best: dict[str, float
 
 
 def item_arrays(answers: AnswerItems, drawings: DrawingItems, tuned: DrawingItems) -> dict[str, np.ndarray]:
-    """Per-item arrays for paired statistics: bool correctness, families and tags, H_sc, STE."""
+    """Per-item arrays for paired statistics: bool correctness, families and tags, H_sc, STE, logp."""
     return {
         "framings": answers.framings, "sampled": answers.sampled, "canonical": answers.canonical,
         "majority": answers.majority, "entropy": answers.entropy.astype(np.float32),
-        "ste": answers.ste.astype(np.float32), "fraction": answers.fraction.astype(np.float32),
+        "ste": answers.ste.astype(np.float32), "logp": answers.logp.astype(np.float32),
+        "fraction": answers.fraction.astype(np.float32),
         "family": answers.family.astype("U12"), "drawings": drawings.correct, "drawings_best": tuned.correct,
         "tag": drawings.tag.astype("U12"),
     }

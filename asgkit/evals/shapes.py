@@ -23,7 +23,8 @@ class AnswerItems:
 
     framings, sampled: (N, Q) correct under each framing, greedy and at temperature 1; canonical, majority: (Q,)
     correct; entropy: (Q,) H_sc of the greedy votes in nats; sampled_entropy: (Q,) of the sampled votes;
-    ste: (Q,) STE of the canonical greedy answer in nats; fraction: (Q,) share of the majority; family: (Q,).
+    ste, logp: (Q,) STE and log-probability of the canonical greedy answer in nats; fraction: (Q,) share of the
+    majority; family: (Q,).
     """
 
     framings: np.ndarray
@@ -33,6 +34,7 @@ class AnswerItems:
     entropy: np.ndarray
     sampled_entropy: np.ndarray
     ste: np.ndarray
+    logp: np.ndarray
     fraction: np.ndarray
     family: np.ndarray
     answers: list[str]
@@ -60,7 +62,7 @@ def evaluate_answers(backbone: Backbone, role: Role | None = "solver", split: st
     bench = bench or vqa_benchmark(split, per_family)
     images = [Image.fromarray(array) for array in bench.images]
     prompts, count = backbone.spec.prompts, len(backbone.spec.prompts.framings)
-    greedy, drawn, plain, ste = [], [], [], []
+    greedy, drawn, plain, ste, logp = [], [], [], [], []
     for start, block in _blocks(images):
         prefix = backbone.prefix(block, role=role)
         items = bench.items[start : start + len(block)]
@@ -74,13 +76,14 @@ def evaluate_answers(backbone: Backbone, role: Role | None = "solver", split: st
         greedy += [cold.texts[i * count : (i + 1) * count] for i in range(len(items))]
         drawn += [warm.texts[i * count : (i + 1) * count] for i in range(len(items))]
         plain += single.texts
+        logp += single.logp.sum(1).tolist()
         kept = single.logits.shape[1]
         ste += solver_token_entropy(token_entropy(single.logits), single.mask[:, :kept]).tolist()
-    return _answer_items(bench, greedy, drawn, plain, ste)
+    return _answer_items(bench, greedy, drawn, plain, ste, logp)
 
 
 def _answer_items(bench: VQABenchmark, greedy: list[list[str]], drawn: list[list[str]], plain: list[str],
-                  ste: list[float]) -> AnswerItems:
+                  ste: list[float], logp: list[float]) -> AnswerItems:
     truth = [normalise_answer(item.answer) for item in bench.items]
     votes, warm = [vote(row) for row in greedy], [vote(row) for row in drawn]
     right = lambda rows: np.array([[a == t for a in row] for row, t in zip(rows, truth, strict=True)]).T
@@ -89,7 +92,7 @@ def _answer_items(bench: VQABenchmark, greedy: list[list[str]], drawn: list[list
         canonical=np.array([normalise_answer(a) == t for a, t in zip(plain, truth, strict=True)]),
         majority=np.array([v.majority == t for v, t in zip(votes, truth, strict=True)]),
         entropy=np.array([v.entropy for v in votes]), sampled_entropy=np.array([v.entropy for v in warm]),
-        ste=np.array(ste), fraction=np.array([v.fraction for v in votes]),
+        ste=np.array(ste), logp=np.array(logp), fraction=np.array([v.fraction for v in votes]),
         family=np.array([item.family for item in bench.items]), answers=[v.majority for v in votes],
     )
 

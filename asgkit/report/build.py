@@ -11,6 +11,7 @@ import pandas as pd
 
 from asgkit.report import (
     figures,
+    figures_blind,
     figures_dynamics,
     figures_ours,
     figures_relations,
@@ -177,6 +178,6 @@ _FIGURES: dict[str, Callable] = {
     "learning_rates": _learning_rates, "before_after_drawings": _examples(figures.before_after_drawings),
     "before_after_answers": _examples(figures.before_after_answers),
 }
-_MODULES = (figures_signals, figures_dynamics, figures_relations, figures_rewards, figures_ours)
+_MODULES = (figures_signals, figures_dynamics, figures_relations, figures_rewards, figures_ours, figures_blind)
 _BY_BASE: dict[str, Callable] = {name: make for module in _MODULES for name, make in module.BASE_FIGURES.items()}
 _SHARED: dict[str, Callable] = {name: make for module in _MODULES for name, make in module.FIGURES.items()}

@@ -32,14 +32,15 @@ AGREEMENT, TRUTH = OKABE_ITO["vermillion"], OKABE_ITO["blue"]  # what the loop s
 ARMS = ("joint", "random", "oracle", "no-vote", "u-only")  # of the comparison on test questions
 BESIDE = {"joint": (4, -9), "no-vote": (-4, -9), "u-only": (5, 3), "oracle": (-4, 4)}  # where an arm's name stands
 DETECTORS = {"1 - majority\nfraction": ("fraction", -1.0, False), "H_sc": ("entropy", 1.0, False),
-             "STE": ("ste", 1.0, False), "STE where\nunanimous": ("ste", 1.0, True)}
+             "STE": ("ste", 1.0, False), "- log-\nprobability": ("logp", -1.0, False),
+             "STE where\nunanimous": ("ste", 1.0, True), "- log-prob.\nunanimous": ("logp", -1.0, True)}
 SILENT = {"proposer/zero_variance": ("Proposer", OKABE_ITO["purple"]),
           "generator/zero_variance": ("Generator", OKABE_ITO["green"])}
 LONG = (("u-long", "u-only", "answers"), ("g-long", "g-only", "drawings"))
 FILL = {"tiny-ar-registers": "asgkit batch registers"}
 
 
-def _panels(measured: Measured, what: str, draw: Callable[[Axes, str], tuple[pd.DataFrame, list[Measurement]] | None],
+def by_base(measured: Measured, what: str, draw: Callable[[Axes, str], tuple[pd.DataFrame, list[Measurement]] | None],
             ylabel: str, xlabel: str, text: str) -> Made:
     """Two by two panels, one per base of `SHOWN`; a base without runs gets the command that makes them."""
     @styled
@@ -78,7 +79,7 @@ def self_consistency(measured: Measured) -> Made:
         scores, top = dotted(ax, stack([curve_values(run, "answers", "majority") for run in runs]), TRUTH, "o")
         label_ends(ax, [End(height, "agreement\n(log)", AGREEMENT), End(top, "accuracy\n(dev)", TRUTH)], gap=0.14)
         return pd.concat([votes.assign(series="agreement"), scores.assign(series="accuracy")]), list(runs)
-    return _panels(measured, "joint runs with a curve and a log", draw, "percent", "step",
+    return by_base(measured, "joint runs with a curve and a log", draw, "percent", "step",
                    "agreement: majority fraction of q*, from the log; accuracy: majority vote on dev questions; thin: "
                    "seeds, thick: mean with 95% over seeds")
 
@@ -99,7 +100,7 @@ def agreement_accuracy(measured: Measured) -> Made:
         ax.axvline(0, color="0.6", lw=0.6, zorder=0)
         ax.axline((0, 0), slope=1, color="0.6", lw=0.6, ls="--", zorder=0)
         return pd.concat(parts), [held, *(run for arm in arms for run in arm_runs(measured, base, arm))]
-    return _panels(measured, "runs", draw, "accuracy of the majority, gain", "agreement of the votes, gain (points)",
+    return by_base(measured, "runs", draw, "accuracy of the majority, gain", "agreement of the votes, gain (points)",
                    "test questions, evolved minus base; dots: seeds, marker: mean with 95% over seeds; dashed: "
                    "as much accuracy as agreement")
 
@@ -121,10 +122,10 @@ def _arm_changes(ax: Axes, held: Measurement, arm: str, runs: Sequence[Run]) -> 
 
 
 def reliability(measured: Measured, base: str) -> Made:
-    """Majority fraction and STE as detectors of errors on test questions: accuracy by fraction, by STE, and AUROC.
+    """Majority fraction, STE and log-probability as detectors of errors on test questions.
 
     Left: accuracy of the majority among questions with k of N votes; middle: by fifths of the base's STE; right: AUROC
-    for a wrong majority. Black: the base with 95% over questions (Wilson; bootstrap); blue: joint runs, a dot each,
+    for a wrong majority. STE and log-probability are those of the canonical greedy answer. Black: the base with 95% over questions (Wilson; bootstrap); blue: joint runs, a dot each,
     with the mean and 95% over seeds.
     """
     runs = arm_runs(measured, base, "joint")
@@ -197,7 +198,7 @@ def _detectors(ax: Axes, held: Measurement, runs: Sequence[Run]) -> pd.DataFrame
     rows = []
     for x, (label, (name, sign, unanimous)) in enumerate(DETECTORS.items()):
         own = [(arm, m, *_scores(m.items, name, sign, unanimous))
-               for arm, m in (("base", held), *(("joint", run) for run in runs))]
+               for arm, m in (("base", held), *(("joint", run) for run in runs)) if name in m.items]
         areas = [(arm, m, auroc(score, wrong), score, wrong) for arm, m, score, wrong in own
                  if wrong.any() and not wrong.all()]
         head = {"series": label.replace("\n", " "), "x": x}
@@ -245,7 +246,7 @@ def zero_variance(measured: Measured) -> Made:
         ax.set_ylim(bottom=0)
         label_ends(ax, ends)
         return pd.concat(parts), list(runs)
-    return _panels(measured, "joint runs with a log", draw, "groups of equal rewards (%)", "step",
+    return by_base(measured, "joint runs with a log", draw, "groups of equal rewards (%)", "step",
                    "joint loop; thin: every seed, thick: moving mean over seeds, band: 95% over seeds")
 
 

@@ -17,7 +17,7 @@ from asgkit.config import measured_name
 from asgkit.files import pack_bytes, sha256, unpack_bytes
 
 LOGS = ("log.jsonl.xz", "log.jsonl.gz")  # packed by this version and by those before it
-EVIDENCE = ("config.yaml", "metrics.json", "items.npz", "curve.csv", *LOGS, "examples.npz", "premise.json",
+EVIDENCE = ("config.yaml", "metrics.json", "items.npz", "curve.csv", "blind.csv", *LOGS, "examples.npz", "premise.json",
             "curve_base.json", "decodings.json")
 MAIN = {"answers": "single", "drawings": "overall"}  # the metric that stands for each side in a figure
 LIMIT = 60e6  # bytes that results/measured may take: it is cloned with the code
@@ -86,6 +86,14 @@ class Run(Measurement):
             frame = frame.melt(id_vars="step", var_name="name", value_name="value")
             frame[["side", "metric"]] = frame.pop("name").str.split("/", n=1, expand=True)
         return frame.assign(arm=self.arm, seed=self.seed)[columns]
+
+    def blind(self) -> pd.DataFrame:
+        """blind.csv as rows (base, arm, seed, step, mode, family, value); empty when there is none."""
+        columns = ["base", "arm", "seed", "step", "mode", "family", "value"]
+        path = self.path / "blind.csv"
+        if not path.is_file():
+            return pd.DataFrame(columns=columns)
+        return pd.read_csv(path, keep_default_na=False).assign(base=self.base, arm=self.arm, seed=self.seed)[columns]
 
     @property
     def log_path(self) -> Path | None:
