@@ -125,8 +125,8 @@ def reliability(measured: Measured, base: str) -> Made:
     """Majority fraction, STE and log-probability as detectors of errors on test questions.
 
     Left: accuracy of the majority among questions with k of N votes; middle: by fifths of the base's STE; right: AUROC
-    for a wrong majority. STE and log-probability are those of the canonical greedy answer. Black: the base with 95% over questions (Wilson; bootstrap); blue: joint runs, a dot each,
-    with the mean and 95% over seeds.
+    for a wrong majority. STE and log-probability are those of the canonical greedy answer. Black: the base with 95%
+    over questions (Wilson; bootstrap); blue: joint runs, a dot each, with the mean and 95% over seeds.
     """
     runs = arm_runs(measured, base, "joint")
     if base not in measured.bases:
