@@ -112,10 +112,11 @@ def premise(
 
     A second table says which conditions hold and what follows where one does not. Examples:
     [bold]asgkit premise --quick[/] · [bold]asgkit premise backbone=tiny-flow[/] ·
-    [bold]asgkit premise base=registers --split test --out premise.json[/]
+    [bold]asgkit premise base=registers --split test --out premise.json[/] ·
+    [bold]asgkit premise backbone=tiny-flow generator.scorer=CHECKPOINT[/] (another judge of the same drawings)
     """
     from asgkit import premise as report
-    from asgkit.launch import use_threads
+    from asgkit.launch import open_scorer, use_threads
     from asgkit.verdicts import judge_premise, print_verdicts
 
     if split not in ("dev", "test"):
@@ -124,7 +125,8 @@ def premise(
         raise Refused(f"{to} is a folder; name a file with --out, for example {to / 'premise.json'}")
     use_threads(threads)
     config = resolve("tiny", overrides or [])
-    found = report.measure_premise(check_backbone(config), split=split, seed=config.seed, config=config,
+    scorer = open_scorer(config, _device(config))
+    found = report.measure_premise(check_backbone(config), split=split, seed=config.seed, config=config, scorer=scorer,
                                    **(report.QUICK if quick else report.FULL))
     found["oracle_gain"] = report.oracle_gain(results, config.backbone, report.base_name(config))
     report.print_premise(found, out)

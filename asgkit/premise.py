@@ -37,12 +37,13 @@ QUICK = {"per_family": 40, "per_tag": 10, "samples": 2, "groups": 30}  # seconds
 
 def measure_premise(backbone: Backbone, *, split: str = "dev", per_family: int = 150, per_tag: int = 20,
                     samples: int = 2, groups: int = 60, seed: int = 0, config: Config | None = None,
-                    items: AnswerItems | None = None) -> dict[str, Any]:
+                    items: AnswerItems | None = None, scorer: Backbone | None = None) -> dict[str, Any]:
     """Every condition under which self-evolution can work, as a JSON-able dictionary (scores in percent).
 
     Pass a freshly opened backbone: its adapters then equal the frozen base. `config` is what it was opened with; it
     names the base and gives L, M, votes, framings and sampling of the prompt cards (without it: preset tiny, and
-    base None). `items`: the answers, where the caller has evaluated them with the same split, sizes and seed. A
+    base None). `scorer`: the model that `config.generator.scorer` names; it reads and judges the drawings in the
+    Solver's place. `items`: the answers, where the caller has evaluated them with the same split, sizes and seed. A
     quantity that the data leave undefined (an AUROC without wrong answers, say) is None. Raises ValueError when
     `items` has another number of questions. Source: paper (the signals); the premise check is ours.
     """
@@ -54,10 +55,11 @@ def measure_premise(backbone: Backbone, *, split: str = "dev", per_family: int =
                          "families: evaluate them with the same per_family")
     return {
         "backbone": backbone.spec.name, "base": base, "split": split, "seed": seed,
+        "scorer": Path(config.generator.scorer).name,
         "sizes": {"per_family": per_family, "per_tag": per_tag, "samples": samples, "groups": groups},
         "answers": answer_premise(answers), "detectors": detector_premise(answers),
-        **drawing_premise(backbone, split, per_tag, samples, seed),
-        "reward": reward_premise(backbone, config, split, groups, seed),
+        **drawing_premise(backbone, split, per_tag, samples, seed, scorer),
+        "reward": reward_premise(backbone, config, split, groups, seed, scorer),
         "reader": {f"noise {k}": 100.0 * v for k, v in detector_accuracy(split, 500).items()},
     }
 
@@ -99,8 +101,9 @@ def detector_premise(items: AnswerItems) -> dict[str, Any]:
     return result
 
 
-def drawing_premise(backbone: Backbone, split: str, per_tag: int, samples: int, seed: int) -> dict[str, Any]:
-    """How well the base draws the benchmark prompts, and how well the Solver reads what was drawn.
+def drawing_premise(backbone: Backbone, split: str, per_tag: int, samples: int, seed: int,
+                    scorer: Backbone | None = None) -> dict[str, Any]:
+    """How well the base draws the benchmark prompts, and how well the Solver (or `scorer`) reads what was drawn.
 
     Two questions per drawing, with answers from the detected scene; a drawing with junk or nothing in it has no
     exact truth and is left out and counted. The Solver judges drawings, so this bounds the value of R_g.
@@ -118,25 +121,28 @@ def drawing_premise(backbone: Backbone, split: str, per_tag: int, samples: int, 
         return result | {"drawn_images": {"n": 0, "legible": legible, "canonical": None, "majority": None}}
     rows = [i for i in clean for _ in range(2)]
     asked = tuple(sample_qa(rng, scenes[i]) for i in rows)
-    items = evaluate_answers(backbone, None, split, bench=VQABenchmark(pictures[rows], asked, np.arange(len(rows))))
+    bench = VQABenchmark(pictures[rows], asked, np.arange(len(rows)))
+    items = evaluate_answers(scorer or backbone, None, split, bench=bench)
     return result | {"drawn_images": {"n": len(rows), "legible": legible, "canonical": _percent(items.canonical),
                                       "majority": _percent(items.majority)}}
 
 
-def reward_premise(backbone: Backbone, config: Config, split: str, groups: int, seed: int) -> dict[str, Any]:
+def reward_premise(backbone: Backbone, config: Config, split: str, groups: int, seed: int,
+                   scorer: Backbone | None = None) -> dict[str, Any]:
     """Within-group rank correlation of R_g and its parts with the exact truth, and what an oracle reward would gain.
 
-    `groups` cards x L candidates are made as in a generation step, and judged by this backbone itself. Only cards
-    that pass the quality gate and whose caption can be checked count; `best_of` compares the mean candidate (percent
-    correct), the one R_g prefers and the best (oracle): the room that group-relative learning has, and the share of
-    it that R_g can see.
+    `groups` cards x L candidates are made as in a generation step, and judged by this backbone itself or by `scorer`.
+    Only cards that pass the quality gate and whose caption can be checked count; `best_of` compares the mean candidate
+    (percent correct), the one R_g prefers and the best (oracle): the room that group-relative learning has, and the
+    share of it that R_g can see.
     """
     rng = np.random.default_rng([seed, 2])
     images = [Image.fromarray(render(sample_scene(rng, split))) for _ in range(groups)]
     signals: dict[str, list[np.ndarray]] = {name: [] for name in COMPONENTS}
     truths, passed, readable = [], 0, 0
     for start in range(0, groups, BATCH):
-        made = generation_round(backbone, images[start : start + BATCH], config, lambda _: rng)
+        made = generation_round(backbone, images[start : start + BATCH], config, lambda _: rng,
+                                scorer=(scorer, None) if scorer else None)
         for i, card in enumerate(made.cards):
             wanted = parse_caption(card.prompt)
             passed, readable = passed + card.passed, readable + (wanted is not None)

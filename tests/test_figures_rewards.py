@@ -1,5 +1,7 @@
 """Judges, update rules and reward against truth: places of the points, and what is said of the missing ones."""
 
+import json
+
 import figure_data as data
 import numpy as np
 import pytest
@@ -30,18 +32,25 @@ def test_a_judge_without_measurement_is_named_and_left_out(measured):
     fig, points, _ = figures.judges(measured)
     assert set(points["arm"]) == {"g-only", "judge-oracle"}
     assert "judge-60: no accuracy of its judge in measured/base/some-judge" in " ".join(fig.get_supxlabel().split())
-    truth = points[(points["arm"] == "judge-oracle") & (points["kind"] == "mean")]
-    assert truth["accuracy"].tolist() == truth["accuracy_high"].tolist() == [100.0]
+    assert "g-only: no judging.json beside its accuracy" in " ".join(fig.get_supxlabel().split())
+    truth = points[(points["arm"] == "judge-oracle") & (points["kind"] == "mean")].set_index("panel")
+    assert truth["x"].to_dict() == truth["x_high"].to_dict() == {"accuracy": 100.0, "rank": 1.0}
 
 
 def test_judges_stand_at_their_own_accuracy(tmp_path):
     results = data.make_results(tmp_path / "results")
     data.write_base(results, "some-judge")
+    judging = {"reward": {"spearman": {"reward": {"mean": 0.4, "standard_error": 0.1, "groups": 9}}}}
+    path = results / "measured" / "base" / "some-judge" / "judging.json"
+    path.write_text(json.dumps(judging))
     measured = load_measured(results)
     _, points, used = figures.judges(measured)
-    own = points[points["arm"] == "judge-60"]
+    assert path in measured.bases["some-judge"].evidence()
+    rank = points[(points["arm"] == "judge-60") & (points["panel"] == "rank") & (points["kind"] == "mean")].iloc[0]
+    assert (rank["x"], rank["x_low"], rank["x_high"]) == pytest.approx((0.4, 0.204, 0.596))
+    own = points[(points["arm"] == "judge-60") & (points["panel"] == "accuracy")]
     right = measured.bases["some-judge"].items["majority"]
-    assert own["accuracy"].tolist() == pytest.approx([100 * right.mean()] * 2)
+    assert own["x"].tolist() == pytest.approx([100 * right.mean()] * 2)
     held, run = measured.bases[FLOW], measured.arms(FLOW)["judge-60"][0]
     gain = 100 * (run.values("drawings/overall") - held.values("drawings/overall")).mean()
     assert own["gain"].tolist() == pytest.approx([gain, gain])

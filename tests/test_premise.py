@@ -210,3 +210,13 @@ def test_the_command_measures_every_backbone(tmp_path, monkeypatch, backbone):
 def test_the_command_refuses_a_folder_before_it_measures(tmp_path):
     result = CliRunner().invoke(app, ["premise", "--out", str(tmp_path)])
     assert result.exit_code == 2 and "is a folder" in result.output
+
+
+def test_another_judge_reads_and_ranks_the_same_drawings():
+    config = resolve("tiny", {"generator.scorer": "frozen"})
+    kept = [measure_premise(load_backbone("tiny-ar"), **SMALL, config=config, scorer=scorer)
+            for scorer in (None, load_backbone("tiny-ar"), load_backbone("tiny-ar", base="registers"))]
+    own, same, other = ({name: found[name] for name in ("drawings", "drawn_images", "reward")} for found in kept)
+    assert own == same and own["drawings"] == other["drawings"]
+    assert own["drawn_images"] != other["drawn_images"] and own["reward"] != other["reward"]
+    assert kept[0]["scorer"] == "frozen"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -63,10 +64,10 @@ def judge_of(run: Run, measured: Measured) -> Measurement | None:
 
 
 def judges(measured: Measured) -> Made:
-    """Drawing gain against the accuracy of the judge, Generator, prompts and steps alike (tiny-flow, G alone).
+    """Drawing gain against the worth of the judge, Generator, prompts and steps alike (tiny-flow, G alone).
 
-    Accuracy: majority vote of the judge on the test questions, with 95% over questions (Wilson); truth stands at 100.
-    Gain in points with 95% over prompts and seeds; every seed a dot.
+    Left: accuracy of its majority vote on the test questions; right: rank correlation of its R_g with the truth within
+    groups of candidates that the base draws. Gain in points with 95% over prompts and seeds; every seed a dot.
     """
     arms = [arm for arm in [*grid_arms("judges"), "g-only"] if arm_runs(measured, JUDGED, arm)]
     if JUDGED not in measured.bases or not arms:
@@ -76,8 +77,9 @@ def judges(measured: Measured) -> Made:
 
 @styled
 def _judges(measured: Measured, arms: Sequence[str]) -> Made:
-    fig = Figure(figsize=(TEXT_WIDTH, 3.0), layout="constrained")
-    ax, held = fig.subplots(), measured.bases[JUDGED]
+    fig = Figure(figsize=(TEXT_WIDTH, 2.9), layout="constrained")
+    left, right = fig.subplots(1, 2, sharey=True)
+    held = measured.bases[JUDGED]
     rows, used = [], [held]
     unrun = [arm for arm in grid_arms("judges") if arm not in arms]
     lacking = [f"not run: {', '.join(unrun)} (asgkit batch judges)"] if unrun else []
@@ -89,39 +91,68 @@ def _judges(measured: Measured, arms: Sequence[str]) -> Made:
             lacking.append(f"{arm}: no accuracy of its judge in measured/base/{unknown.args[0]}")
             continue
         used += [*runs, *([judge] if judge else [])]
-        rows += _judge_rows(ax, arm, held, runs, judge)
-    ax.axhline(0, color="0.6", lw=0.6)
-    permuted = arm_runs(measured, JUDGED, "g-permuted")
-    if permuted:
+        rows += _judge_rows(left, arm, held, runs, judge, _accuracy(judge)).assign(panel="accuracy").to_dict("records")
+        rank = _rank(judge)
+        if rank is None:
+            lacking.append(f"{arm}: no judging.json beside its accuracy (asgkit premise generator.scorer=...)")
+        else:
+            rows += _judge_rows(right, arm, held, runs, judge, rank).assign(panel="rank").to_dict("records")
+    heights = {0.0: ("0.6", "-")}
+    if permuted := arm_runs(measured, JUDGED, "g-permuted"):
         found, _ = gain(held, permuted)
-        ax.axhline(100 * found.delta, color=CONTROLS["permuted"][0], lw=0.8, ls="--")
-        ax.annotate("permuted rewards", (0.01, 100 * found.delta), xycoords=("axes fraction", "data"), fontsize=6,
-                    xytext=(0, 2), textcoords="offset points", color=CONTROLS["permuted"][0])
-        rows.append({"arm": "g-permuted", "kind": "mean", "gain": 100 * found.delta})
+        heights[100 * found.delta] = (CONTROLS["permuted"][0], "--")
+        rows.append({"arm": "g-permuted", "kind": "mean", "gain": 100 * found.delta, "panel": "reference"})
         used += permuted
-    ax.set(xlabel="accuracy of the judge on test questions (%)", ylabel="drawing gain (points)", xlim=(0, 108))
-    foot(fig, f"{JUDGED}, generation alone; dots: seeds; bars: 95% over prompts and seeds, over questions sideways. "
-              + "; ".join(lacking))
+    for ax in (left, right):
+        for height, (colour, dash) in heights.items():
+            ax.axhline(height, color=colour, lw=0.7, ls=dash)
+    left.set(xlabel="accuracy on test questions (%)", ylabel="drawing gain (points)", xlim=(0, 108))
+    right.set(xlabel="rank correlation of its R_g with the truth", xlim=(-0.1, 1.1))
+    foot(fig, f"{JUDGED}, generation alone, by who judges the drawings; dots: seeds; bars: 95% over prompts and seeds, "
+              "sideways over questions and over groups of candidates; dashed: permuted rewards. " + "; ".join(lacking))
     return fig, pd.DataFrame(rows), used
 
 
-def _judge_rows(ax: Axes, arm: str, held: Measurement, runs: Sequence[Run], judge: Measurement | None) -> list[dict]:
+def _accuracy(judge: Measurement | None) -> tuple[float, float, float]:
+    """Percent of test questions that a judge's majority answers right, with 95% over questions (Wilson)."""
+    if judge is None:
+        return 100.0, 100.0, 100.0  # the truth has no sampling error
+    right = judge.items["majority"]
+    ci = binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")
+    return 100 * right.mean(), 100 * ci.low, 100 * ci.high
+
+
+def _rank(judge: Measurement | None) -> tuple[float, float, float] | None:
+    """Mean rank correlation of a judge's R_g with the truth within groups of the base's drawings, with 95% (normal).
+
+    None where it was not measured: judging.json of another judge, premise.json of the base itself.
+    """
+    if judge is None:
+        return 1.0, 1.0, 1.0
+    path = judge.path / ("premise.json" if judge.name == JUDGED else "judging.json")
+    if not path.is_file():
+        return None
+    found = json.loads(path.read_text(encoding="utf-8"))["reward"]["spearman"]["reward"]
+    half = 1.96 * found["standard_error"]
+    return found["mean"], found["mean"] - half, found["mean"] + half
+
+
+def _judge_rows(ax: Axes, arm: str, held: Measurement, runs: Sequence[Run], judge: Measurement | None,
+                place: tuple[float, float, float]) -> pd.DataFrame:
+    """The gain under one judge, drawn at x = `place` (value, low, high)."""
     colour, marker, _ = CONTROLS["oracle" if judge is None else ""]
     found, seeds = gain(held, runs)
-    right = np.ones(1, bool) if judge is None else judge.items["majority"]
-    x = 100 * right.mean()
-    ci = binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")
-    low, high = (x, x) if judge is None else (100 * ci.low, 100 * ci.high)  # the truth has no sampling error
+    x, low, high = place
     y, bottom, top = 100 * found.delta, 100 * found.low, 100 * found.high
     ax.errorbar([x], [y], xerr=[[x - low], [high - x]], yerr=[[y - bottom], [top - y]], fmt=marker, color=colour, ms=4,
                 lw=0.9)
-    ax.plot([x + 1.2] * len(seeds), 100 * seeds, ".", color=colour, ms=3, alpha=0.6)
+    ax.plot([x] * len(seeds), 100 * seeds, ".", color=colour, ms=3, alpha=0.6)
     name = {"g-only": "its own Solver", "judge-oracle": "truth"}.get(arm, arm)
     ax.annotate(name, (x, top), xytext=(0, 3), textcoords="offset points", ha="center", color=colour, fontsize=6)
-    head = {"arm": arm, "accuracy": x, "accuracy_low": low, "accuracy_high": high}
-    return [{**head, "kind": "mean", "gain": y, "low": bottom, "high": top},
-            *({**head, "kind": "seed", "seed": run.seed, "gain": 100 * value}
-              for run, value in zip(runs, seeds, strict=True))]
+    head = {"arm": arm, "x": x, "x_low": low, "x_high": high}
+    return pd.DataFrame([{**head, "kind": "mean", "gain": y, "low": bottom, "high": top},
+                         *({**head, "kind": "seed", "seed": run.seed, "gain": 100 * value}
+                           for run, value in zip(runs, seeds, strict=True))])
 
 
 def generator_updates(measured: Measured) -> Made:

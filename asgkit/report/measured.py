@@ -18,7 +18,7 @@ from asgkit.files import pack_bytes, sha256, unpack_bytes
 
 LOGS = ("log.jsonl.xz", "log.jsonl.gz")  # packed by this version and by those before it
 EVIDENCE = ("config.yaml", "metrics.json", "items.npz", "curve.csv", "blind.csv", *LOGS, "examples.npz", "premise.json",
-            "curve_base.json", "decodings.json")
+            "judging.json", "curve_base.json", "decodings.json")
 MAIN = {"answers": "single", "drawings": "overall"}  # the metric that stands for each side in a figure
 LIMIT = 60e6  # bytes that results/measured may take: it is cloned with the code
 
