@@ -220,8 +220,8 @@ class Bagel(Reader):
         noise = noise * (1.0 if temperature is None else temperature)
         with torch.no_grad(), self.use_role(role), self._cast():
             captions = self._read_captions(prompts)
-            parts = [self._remove_noise(noise[rows], captions.rows(rows), guidance) for rows in self._chunks(len(noise))]
-        codes = torch.cat(parts)
+            codes = torch.cat([self._remove_noise(noise[rows], captions.rows(rows), guidance)
+                               for rows in self._chunks(len(noise))])
         return Drawings(self.decode_images(codes), codes, None)
 
     def _chunks(self, count: int) -> Sequence[Tensor]:
