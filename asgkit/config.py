@@ -182,6 +182,7 @@ class Config(_Strict):
     # "" is the method itself
     control: Literal["", "random", "random_vote", "permuted", "constant", "format", "oracle", "best_of"] = ""
     max_bad_steps: int = Field(5, gt=0)
+    shard_weights: bool = False  # processes hold one copy of the frozen weights together and work in lock step (FSDP2)
     pool: PoolConfig = PoolConfig()
     schedule: ScheduleConfig
     proposer: ProposerConfig

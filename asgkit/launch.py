@@ -18,6 +18,7 @@ from asgkit.pool import ImagePool
 from asgkit.recipes.controls import Judge
 from asgkit.runs import RunDirectory
 from asgkit.scale import Team
+from asgkit.shard import LockStep, SharedStop, shard_backbone
 from asgkit.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -55,13 +56,16 @@ def train(config: Config, path: str | Path, *, resume: bool = False, judge: Judg
         raise ValueError("a judge and control=oracle go together: the method itself must never see the truth")
     device = choose_device(config.device, config.precision)
     make_deterministic()
-    with Team.join(device.name) as team:
+    with Team.join(device.name, lock_step=config.shard_weights) as team:
         backbone = open_backbone(config, device)
+        together = isinstance(team, LockStep)
+        if together:
+            shard_backbone(backbone, device.name)
         pool = ImagePool(config.pool.path, size=backbone.spec.image_side, limit=config.pool.limit, seed=config.seed,
                          rank=team.rank, world_size=team.size)
         run = _open_run(config, Path(path), device, team, resume)
         scorer = open_scorer(config, device)
-        with StopSignal() as stop:
+        with SharedStop() if together else StopSignal() as stop:
             trainer = Trainer(config, backbone, pool, run, judge=judge, scorer=scorer, stop=stop, team=team)
             _fit(trainer, resume, progress)
     return run

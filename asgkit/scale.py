@@ -142,10 +142,11 @@ class Team:
         self._joined = False
 
     @classmethod
-    def join(cls, device: str = "cpu") -> Team:
+    def join(cls, device: str = "cpu", *, lock_step: bool = False) -> Team:
         """The team in which a launcher (torchrun, accelerate) started this process; alone without one.
 
-        device `cuda`: this process computes on the GPU of its local rank. Raises ValueError from torch, naming the
+        device `cuda`: this process computes on the GPU of its local rank. lock_step: all processes do the same work
+        (`asgkit.shard`). Raises ValueError from torch, naming the
         variable, when the launcher set WORLD_SIZE but not the address of rank 0.
         """
         if int(os.environ.get("WORLD_SIZE", "1")) == 1 and not dist.is_initialized():
@@ -155,7 +156,7 @@ class Team:
         fresh = not dist.is_initialized()
         if fresh:
             dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
-        team = cls(dist.get_rank(), dist.get_world_size())
+        team = _lock_step() if lock_step else cls(dist.get_rank(), dist.get_world_size())
         team._joined = fresh
         return team
 
@@ -235,3 +236,9 @@ class Team:
         pieces = flat.split([p.numel() for p in parameters])
         for p, piece, count in zip(parameters, pieces, there.tolist(), strict=True):
             p.grad = piece.view_as(p) if count else None
+
+
+def _lock_step() -> Team:
+    from asgkit.shard import LockStep  # which builds on this module
+
+    return LockStep(dist.get_rank(), dist.get_world_size())

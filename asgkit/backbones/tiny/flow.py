@@ -18,6 +18,8 @@ LEAST_TIME = 0.05  # the velocity of a clean-picture prediction divides by t
 class ExpertBlock(Block):
     """A trunk block whose norms and residual branches are modulated by the time: scale, shift and gate for each."""
 
+    entries = ("draw",)  # besides `forward`: what calls for its weights when they are cut over processes
+
     def __init__(self, width: int, heads: int) -> None:
         super().__init__(width, heads)
         self.modulation = nn.Linear(width, 6 * width)
