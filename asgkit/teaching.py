@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import io
 import math
 import platform
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from IPython.display import Image as Shown
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
@@ -25,6 +26,10 @@ from tqdm import TqdmWarning
 
 from asgkit.ask import question_problems
 from asgkit.config import ConfigError, resolve
+from asgkit.exercises import Exercise
+from asgkit.exercises import near as _near
+from asgkit.exercises import word as _word
+from asgkit.exercises_signals import SIGNALS
 from asgkit.shapes.world import Scene, render, sample_scene
 from asgkit.solve import vote
 from asgkit.ste import token_entropy
@@ -82,6 +87,18 @@ def show_grid(images: Sequence[Any], titles: Sequence[str] = (), columns: int = 
         if titles:
             axis.set_title(titles[index], fontsize=7, pad=3)
     return figure
+
+
+def picture(figure: Figure, dpi: int = 120, colors: int = 128) -> Shown:
+    """A figure of the report as a PNG of few colours: a third of the size, so that a notebook can hold several.
+
+    dpi: pixels per inch; a text width of 5.5 in gives 660 pixels.
+    """
+    plain, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(plain, format="png", dpi=dpi, bbox_inches="tight")
+    pixels = Image.open(plain).convert("RGB")
+    pixels.quantize(colors, dither=Image.Dither.NONE).save(small, format="PNG", optimize=True)
+    return Shown(small.getvalue(), format="png")
 
 
 def digest(values: Any) -> str:
@@ -152,22 +169,6 @@ def _arrow(axis: Axes, start: tuple[float, float], end: tuple[float, float], ben
 
 
 # -- exercises -----------------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Exercise:
-    """How an answer is judged, and the hint for another try."""
-
-    judge: Callable[[Any], bool]
-    hint: str
-
-
-def _near(expected: float, tolerance: float = 5e-3) -> Callable[[Any], bool]:
-    return lambda attempt: abs(float(attempt) - expected) <= tolerance
-
-
-def _word(expected: str) -> Callable[[Any], bool]:
-    return lambda attempt: str(attempt).strip().lower() == expected
-
-
 def _sets_framings(text: Any) -> bool:
     try:
         return resolve("smoke", [str(text)]).solver.framings == 5
@@ -212,6 +213,7 @@ EXERCISES: dict[str, Exercise] = {
     "pr.3": Exercise(_near(2), "Where all candidates are equally right there is no order."),
     "pr.4": Exercise(_word("not shown"), "Two standard errors are 2.0 points, and the gap is smaller than that."),
 }
+EXERCISES |= SIGNALS
 
 
 def judge(name: str, attempt: Any) -> bool | None:

@@ -20,6 +20,7 @@ from asgkit.teaching import (
     digest,
     draw_map,
     judge,
+    picture,
     pictures,
     sample_scenes,
     show_grid,
@@ -37,6 +38,11 @@ ANSWERS = {
     "04.4": ("smaller", "larger"),
     "05.1": (1.0, 0.0), "05.2": (0.54, 0.64), "05.3": (1.0, 0.95), "05.4": (0, 3),
     "06.1": ("solver.framings=5", "framings=5"), "06.2": ("G", "U"), "06.3": ("generator/zero_variance", "zero"),
+    "09.1": (0.75, 4 / 6), "09.2": ("Upper left", "upper right"), "09.3": (0, 1.9459), "09.4": (6, 14),
+    "10.1": (150, 90), "10.2": (0, -1), "10.3": (2, -2), "10.4": (0.8, 0.64),
+    "11.1": (12.706, 1.96), "11.2": (0, 6), "11.3": (0.73, 0.9), "11.4": ("reward", "truth"),
+    "12.1": (0.0215, 0.0107), "12.2": (63, 126), "12.3": (0.07, 0.01),
+    "12.4": (([True] * 3 + [False] * 5, [False] * 3 + [True] * 4 + [False]), ([False, True], [True, True])),
     "pr.1": (0.648, 0.6), "pr.2": (2 / 3, 0.75), "pr.3": (2, 4), "pr.4": ("not shown", "holds"),
 }
 
@@ -110,6 +116,23 @@ def test_show_grid_shows_each_picture_with_its_title():
 def test_show_grid_refuses_no_pictures_and_missing_titles(count, titles):
     with pytest.raises(ValueError, match="as many titles"):
         show_grid(pictures(sample_scenes(count, seed=0)), titles)
+
+
+def test_a_picture_is_small_sharp_enough_and_the_same_twice():
+    import io
+
+    from PIL import Image
+
+    figure, axis = plt.subplots(figsize=(4, 2), layout="none")
+    axis.plot(range(50), np.random.default_rng(0).normal(size=50))
+    plain = io.BytesIO()
+    figure.savefig(plain, format="png", dpi=120, bbox_inches="tight")
+    first, again = picture(figure), picture(figure)
+    assert first.data == again.data and len(first.data) < 0.6 * len(plain.getvalue())
+    shown, full = Image.open(io.BytesIO(first.data)), Image.open(plain)
+    assert shown.size == full.size
+    difference = np.abs(np.asarray(shown.convert("RGB"), int) - np.asarray(full.convert("RGB"), int))
+    assert difference.mean() < 3
 
 
 def test_scenes_follow_their_seed_and_the_fixed_properties():
