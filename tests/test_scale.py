@@ -34,6 +34,7 @@ from asgkit.scale import Shard, Team, cut_shards
 from asgkit.trainer import Trainer
 
 READY = [name for name in base.BACKBONES if (CHECKPOINTS / f"{name}-clean.safetensors").is_file()]
+LAUNCHERS = Path(base.__file__).parents[1] / "launchers"
 STEPS = 6  # U U G U U G
 # Everything with a memory is switched on: dropout, momentum, an adaptive KL, replay, a warm-up.
 MEMORY = {"schedule.understanding": 2, "schedule.generation": 1, "schedule.steps": STEPS, "checkpoint.every": 3,
@@ -465,10 +466,21 @@ def test_the_command_runs_under_a_launcher(pool_folder, tmp_path):
     run = [str(Path(sys.executable).parent / "asgkit"), "train", "--preset", "smoke", "--run", str(tmp_path / "run"),
            f"pool.path={pool_folder}", "schedule.steps=2", "schedule.images=2", "schedule.understanding=1",
            "schedule.generation=1", "device=cpu"]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python",
-                "--"]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file",
+                str(LAUNCHERS / "two_cpu_processes.yaml"), "--main_process_port", "0", "--no_python"]
     done = subprocess.run([*launcher, *run], capture_output=True, text=True, timeout=180,
                           env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert [(r["step"], r["rank"]) for r in log_of(tmp_path / "run")] == [(s, r) for s in (1, 2) for r in (0, 0, 1, 1)]
     assert json.loads((tmp_path / "run/status.json").read_text())["state"] == "finished"
+
+
+@pytest.mark.parametrize("path", sorted(LAUNCHERS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_accelerate_reads_every_launch_file(path):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    found = load_config_from_file(str(path))
+    assert found.num_processes == {"one_gpu": 1, "eight_gpus": 8}.get(path.stem, 2) and not found.use_cpu
+    assert str(found.distributed_type).endswith("NO" if path.stem == "one_gpu" else "MULTI_GPU")
+    (command,) = [line for line in path.read_text().splitlines() if line.startswith("# accelerate launch")]
+    assert f"--config_file asgkit/launchers/{path.name} --no_python asgkit train" in command
