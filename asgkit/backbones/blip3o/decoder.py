@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
@@ -32,6 +34,15 @@ class PixelDecoder(nn.Module):
         ids = torch.tensor([[*size, 0, 0, *size]], device=features.device, dtype=features.dtype)
         return {"time_ids": ids.expand(len(features), -1), "text_embeds": features.mean(1)}
 
+    def _scheduler(self, steps: int) -> EulerDiscreteScheduler:
+        """One per call, since its steps are state."""
+        scheduler = EulerDiscreteScheduler.from_config(self.schedule)
+        with warnings.catch_warnings():
+            # diffusers 0.42 makes its sigmas with np.array(tensor), which numpy 2 warns of for any torch tensor
+            warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+            scheduler.set_timesteps(steps)
+        return scheduler
+
     @torch.no_grad()
     def decode(self, features: Tensor, negative: Tensor, seeds: list[int], *, steps: int, guidance: float
                ) -> list[Image.Image]:
@@ -39,8 +50,7 @@ class PixelDecoder(nn.Module):
         weight = next(self.unet.parameters())
         given = torch.cat([features, negative.expand(len(features), -1, -1)]).to(weight)
         conditions = self._conditions(given)
-        scheduler = EulerDiscreteScheduler.from_config(self.schedule)  # its steps are state: one per call
-        scheduler.set_timesteps(steps)
+        scheduler = self._scheduler(steps)
         size = self.unet.config.sample_size
         noise = row_normals([seed + STREAM for seed in seeds], (self.unet.config.in_channels, size, size))
         x = noise.to(weight.device) * scheduler.init_noise_sigma.item()

@@ -65,7 +65,7 @@ class EvaEncoder(nn.Module):
         self.blocks = nn.ModuleList(_Block(width, inner) for _ in range(depth))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Pooled features (B, width, grid, grid) of normalised pixels (B, 3, side, side); the class token is left out."""
+        """Pooled features (B, width, grid, grid) of normalised pixels (B, 3, side, side), without the class token."""
         patches = self.patch_embed["proj"](pixels)
         x = torch.cat([self.cls_token.expand(len(pixels), -1, -1), patches.flatten(2).transpose(1, 2)], 1)
         x = x + self.pos_embed
