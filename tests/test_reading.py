@@ -67,6 +67,8 @@ def test_claim_lines_are_the_comparisons_of_the_claims_asked_for(results):
     assert table["claim"].tolist() == ids
     assert table["verdict"].tolist() == [part.verdict for part in parts]
     assert table["n"].tolist() == [part.found.items for part in parts]
+    assert claim_lines(results, measured, ids, [BASE]).equals(table)
+    assert claim_lines(results, measured, ids, ["another"]).empty
 
 
 def test_an_unknown_claim_is_named(results):

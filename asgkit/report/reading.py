@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from asgkit.report.claims import as_json, assess_all, effect, load_claims
+from asgkit.report.claims import Claim, as_json, assess_all, effect, load_claims
 from asgkit.report.measured import Measured
 from asgkit.report.stats import holm, mcnemar
 
@@ -17,19 +17,26 @@ FLIP_COLUMNS = ("group", "n", "fixed", "broken", "net", "p", "holm")
 EVERY = "all"
 
 
-def claim_lines(results_dir: str | Path, measured: Measured, ids: Sequence[str]) -> pd.DataFrame:
+def claim_lines(results_dir: str | Path, measured: Measured, ids: Sequence[str], bases: Sequence[str] = ()
+                ) -> pd.DataFrame:
     """Every comparison of the claims `ids` of `<results_dir>/claims.yaml`, judged against `measured` as it is now.
 
-    Columns CLAIM_COLUMNS; a comparison without runs has an empty effect. Raises KeyError for an id that the file does
-    not have, and as `load_claims` and `assess`.
+    bases: show comparisons on these only; none means all. Columns CLAIM_COLUMNS; a comparison without runs has an
+    empty effect. Raises KeyError for an id that the file does not have, and as `load_claims` and `assess`.
     """
     held = {claim.id: claim for claim in load_claims(Path(results_dir) / "claims.yaml")}
     if unknown := [name for name in ids if name not in held]:
         raise KeyError(f"no claim {unknown[0]!r} in {results_dir}/claims.yaml; it has {', '.join(held)}")
-    content = as_json(assess_all([held[name] for name in ids], measured), measured)
+    claims = [_narrowed(held[name], bases or held[name].rule.bases) for name in ids]
+    content = as_json(assess_all([claim for claim in claims if claim.rule.bases], measured), measured)
     rows = [(claim["id"], part["what"], effect(part), part["n_items"], part["n_seeds"], part["verdict"])
             for claim in content["claims"] for part in claim["comparisons"]]
     return pd.DataFrame(rows, columns=list(CLAIM_COLUMNS))
+
+
+def _narrowed(claim: Claim, bases: Sequence[str]) -> Claim:
+    kept = [base for base in claim.rule.bases if base in bases]
+    return claim.model_copy(update={"rule": claim.rule.model_copy(update={"bases": kept})})
 
 
 def flips(groups: np.ndarray, before: np.ndarray, after: np.ndarray) -> pd.DataFrame:
