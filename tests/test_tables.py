@@ -11,7 +11,7 @@ import pytest
 import report_data as data
 
 from asgkit.files import pack, unpack_bytes
-from asgkit.report.measured import Untraceable, load_measured, repack_logs, unchanged
+from asgkit.report.measured import DERIVED, Untraceable, load_measured, repack_logs, thin_log, unchanged
 from asgkit.report.tables import (
     METRICS,
     contrast_table,
@@ -25,6 +25,7 @@ from asgkit.report.tables import (
     to_markdown,
     wide,
 )
+from asgkit.schema import FIELDS
 
 
 @pytest.fixture
@@ -180,9 +181,18 @@ def test_logs_repacked_as_xz_hold_the_same(results):
     assert logs == len(after) and old > 0 and new > 0
     assert all(run.log_path.name == "log.jsonl.xz" for run in after)
     for run, frame in zip(after, before, strict=True):
-        pd.testing.assert_frame_equal(run.log(), frame)
+        pd.testing.assert_frame_equal(run.log(), frame.drop(columns=list(DERIVED), errors="ignore"))
         assert run.path / "log.jsonl.xz" in run.evidence()
     assert repack_logs(results) == (0, 0, 0)
+
+
+def test_a_thin_log_lacks_what_can_be_derived_and_nothing_else():
+    record = {"step": 1, "generator/seeds": [5], "prompt": "é ✓", "generator/rewards": [0.1, 1e-7], "x": None}
+    line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
+    thin = thin_log(line + line)
+    assert thin.count(b"\n") == 2 and thin_log(thin) == thin
+    assert json.loads(thin.splitlines()[0]) == {k: v for k, v in record.items() if k != "generator/seeds"}
+    assert set(DERIVED) <= set(FIELDS)
 
 
 def test_two_logs_are_refused_and_repacking_settles_it(results):

@@ -20,6 +20,9 @@ LOGS = ("log.jsonl.xz", "log.jsonl.gz")  # packed by this version and by those b
 EVIDENCE = ("config.yaml", "metrics.json", "items.npz", "curve.csv", "blind.csv", *LOGS, "examples.npz", "premise.json",
             "judging.json", "curve_base.json", "decodings.json")
 MAIN = {"answers": "single", "drawings": "overall"}  # the metric that stands for each side in a figure
+# Left out of packed logs, of which they are a quarter: seeds and a control's rewards follow from the run's seed and
+# step, advantages from the rewards.
+DERIVED = ("proposer/advantages", "generator/advantages", "generator/seeds")
 LIMIT = 60e6  # bytes that results/measured may take: it is cloned with the code
 
 
@@ -176,20 +179,31 @@ def unchanged(base: Measurement, run: Measurement, metric: str) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(*(_raw(m.items, metric) for m in (base, run)), strict=True))
 
 
-def repack_logs(results_dir: str | Path) -> tuple[int, int, int]:
-    """Turn every `log.jsonl.gz` of `<results_dir>/measured/runs` into `log.jsonl.xz` of the same content.
+def thin_log(content: bytes) -> bytes:
+    """A log without the fields `DERIVED`; all other bytes of its lines stay as they were."""
+    records = map(json.loads, content.splitlines())
+    return b"".join(json.dumps({name: value for name, value in record.items() if name not in DERIVED},
+                               ensure_ascii=False).encode() + b"\n" for record in records)
 
-    Returns (logs, bytes before, bytes after); a gzip file goes only when its twin reads back equal. Run
-    `asgkit report` afterwards: the sidecars name the files. Raises OSError for a damaged gzip file.
+
+def repack_logs(results_dir: str | Path) -> tuple[int, int, int]:
+    """Turn every log of `<results_dir>/measured/runs` into a thin `log.jsonl.xz` (`thin_log`).
+
+    Returns (logs changed, bytes before, bytes after); an old file goes only when its twin reads back. Run
+    `asgkit report` afterwards: the sidecars name the files. Raises OSError for a damaged file.
     """
     logs = before = after = 0
-    for old in sorted((Path(results_dir) / "measured" / "runs").glob("*/log.jsonl.gz")):
-        new, content = old.with_suffix(".xz"), unpack_bytes(old)
+    for old in sorted((Path(results_dir) / "measured" / "runs").glob("*/log.jsonl.[gx]z")):
+        whole, size = unpack_bytes(old), old.stat().st_size
+        content, new = thin_log(whole), old.with_suffix(".xz")
+        if new == old and content == whole:
+            continue
         pack_bytes(content, new)
         if unpack_bytes(new) != content:
             raise OSError(f"{new} does not read back as {old.name}: delete it and try again")
-        logs, before, after = logs + 1, before + old.stat().st_size, after + new.stat().st_size
-        old.unlink()
+        logs, before, after = logs + 1, before + size, after + new.stat().st_size
+        if old != new:
+            old.unlink()
     return logs, before, after
 
 
