@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from asgkit import __version__, cli_audit, cli_batch, cli_claims, cli_runs
+from asgkit import __version__, cli_audit, cli_batch, cli_benchmarks, cli_claims, cli_runs
 from asgkit.config import resolve
 from asgkit.console import Overrides, PlainErrors, Refused, Threads, duration, out, refusing, table
 
@@ -39,11 +39,25 @@ def main(version: Annotated[bool, typer.Option("--version", callback=_version, i
 
 
 @app.command()
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False) -> None:
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    backbone: Annotated[str | None, typer.Option(help="What a real backbone needs: janus, blip3o, bagel or "
+                                                      "vargpt.")] = None,
+    base: Annotated[Path | None, typer.Option(help="With --backbone: the folder of its weights, to check.")] = None,
+    rank: Annotated[int | None, typer.Option(min=1, help="With --backbone: LoRA rank (default: the paper's).")] = None,
+) -> None:
     """Check Python, packages, device, disk, checkpoints and pool. Exit status 1 if something is missing.
 
-    Examples: [bold]asgkit doctor[/] · [bold]asgkit doctor --json[/]
+    With --backbone: parameters, memory, files and licence of a real model, counted without its weights or a GPU.
+
+    Examples: [bold]asgkit doctor[/] · [bold]asgkit doctor --json[/] · [bold]asgkit doctor --backbone bagel[/] ·
+    [bold]asgkit doctor --backbone janus --base weights/janus[/]
     """
+    if backbone is not None:
+        _doctor_real(backbone, base, rank, as_json)
+        return
+    if base is not None or rank is not None:
+        raise Refused("--base and --rank go with --backbone, for example --backbone bagel --base weights/bagel")
     from asgkit import doctor as checks
 
     found = checks.run_checks()
@@ -59,12 +73,30 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON inst
         raise typer.Exit(1)
 
 
+def _doctor_real(backbone: str, base: Path | None, rank: int | None, as_json: bool) -> None:
+    from asgkit import doctor_real
+
+    with refusing(ValueError):
+        needs = doctor_real.measure_needs(backbone, base, rank)
+    if as_json:
+        print(json.dumps(doctor_real.as_json(needs), indent=1))
+    else:
+        out.print(table(f"{backbone}: what it needs", ("what", "how much"), doctor_real.rows(needs)))
+        place = base or Path("weights") / backbone
+        out.print(f"Put the files into a folder, say {place}, then: asgkit train --preset paper backbone={backbone} "
+                  f"base={place} pool.path=IMAGES. Without weights: backbone={backbone} base=random", markup=False,
+                  highlight=False)
+    if needs.missing:
+        raise typer.Exit(1)
+
+
 for command in (cli_runs.pretrain, cli_runs.premise, cli_runs.train):
     app.command()(command)
 app.command("eval")(cli_runs.evaluate)
 app.command()(cli_audit.audit)
 app.command()(cli_claims.claims)
 app.command("batch")(cli_batch.batch)
+app.add_typer(cli_benchmarks.app, name="benchmark")
 
 
 @app.command()
