@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from asgkit.report.published_tables import (
     TWIN_COLUMNS,
     UNMEASURED,
     caption,
+    changes,
     layout,
     layouts,
     render,
@@ -131,6 +133,24 @@ def test_tables_2_and_3_print_gains_beside_our_scores_only(tables):
 def test_sweeps_mark_what_was_adopted_and_what_was_inferred(tables):
     settings = layout(tables, "S2")["Setting"].tolist()
     assert "16*" in settings and "9?" in settings and "256" in settings
+
+
+def test_changes_against_a_row_and_against_the_adopted_setting_by_hand(tables):
+    four = changes(tables, "4", "Full framework")
+    assert "Full framework" not in four.index and len(four) == len(tables["4"].rows) - 1
+    row = tables["4"].rows["w/o QA fidelity scoring"]
+    by_hand = row["GenEval"].value - tables["4"].rows["Full framework"]["GenEval"].value
+    assert four.loc["w/o QA fidelity scoring", "GenEval"] == float(by_hand)
+    two = changes(tables, "S2")
+    adopted = [name for name, cells in tables["S2"].rows.items() if cells["adopted"].printed == "yes"]
+    assert not set(adopted) & set(two.index) and len(two) == len(tables["S2"].rows) - len(adopted)
+    assert set(two.columns) == {name for name, cell in row.items() if cell.unit != "text"}
+    blank = replace(tables["4"].rows["Full framework"]["MMMU"], printed="")
+    held = replace(tables["4"], rows={**tables["4"].rows, "Full framework": {
+        **tables["4"].rows["Full framework"], "MMMU": blank}})
+    assert changes({"4": held}, "4", "Full framework")["MMMU"].isna().all()
+    with pytest.raises(KeyError):
+        changes(tables, "4", "nothing")
 
 
 def test_every_table_has_a_layout_of_texts_and_a_caption(tables):

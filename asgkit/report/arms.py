@@ -147,6 +147,13 @@ def grid_caption(name: str, grid: Grid, table: pd.DataFrame, plan: Plan) -> str:
     return text + (f" Made with other settings, so left out: {', '.join(plan.strange)}." if plan.strange else "")
 
 
+def grid_page(name: str, measured: Measured, gains: Gains) -> tuple[pd.DataFrame, pd.DataFrame, str]:
+    """A shipped grid as (tidy table, the table as it is printed, its caption); raises KeyError for no such grid."""
+    plan = grid_arms(measured, all_grids()[name])
+    table = grid_table(name, plan.arms, measured, gains)
+    return table, grid_shown(name, plan.arms, table), grid_caption(name, all_grids()[name], table, plan)
+
+
 def made_by(arm: str) -> str:
     """The command that makes the runs of an arm, or measures the base; for another arm, that no grid has it."""
     if arm == BASE:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from asgkit.report.measured import Measured, Measurement, Run, same_items, unchanged
-from asgkit.report.stats import Interval, ItemDraws, draw_items, interval_between, interval_of
+from asgkit.report.stats import Interval, ItemDraws, draw_items, interval_between, interval_of, p_value
 
 BOTH, MATCHED, APART = "items and seeds", "items and seeds, seeds matched", "items and seeds, seeds apart"
 ONE = "items only (one seed)"
@@ -78,6 +78,20 @@ class Gains:
         first, second = self._draws(base, metric, runs), self._draws(base, metric, others)
         gaps = first.means - second.means.mean()
         return _gain(interval_between(first, second), gaps, [run.seed for run in runs], False, APART)
+
+    def p_value(self, base: Measurement, runs: Sequence[Run], metric: str, others: Sequence[Run] = ()) -> float:
+        """Two-sided p-value of no difference to the base or, with `others`, to another arm: as `stats.p_value`.
+
+        At least 2 / resamples, then an upper bound. It agrees with the interval of `over_base` or `over_arm`. Raises
+        as `over_base`.
+        """
+        pairs = matched(runs, others)
+        drawn = self._draws(base, metric, [a for a, _ in pairs] if pairs else runs)
+        second = self._draws(base, metric, [b for _, b in pairs] if pairs else others) if others else None
+        if second is None or pairs:
+            one = drawn if second is None else drawn - second
+            return p_value(lambda level: interval_of(one, level=level), smallest=2 / self.resamples)
+        return p_value(lambda level: interval_between(drawn, second, level=level), smallest=2 / self.resamples)
 
     def _draws(self, base: Measurement, metric: str, runs: Sequence[Run]) -> ItemDraws:
         key = (base.name, metric)

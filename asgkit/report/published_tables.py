@@ -6,6 +6,7 @@ A reported number and a measured one never share a cell: a twin has the rows of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -49,6 +50,27 @@ def caption(table: Table) -> str:
 def layouts(tables: Mapping[str, Table]) -> dict[str, pd.DataFrame]:
     """Every published table by id in its printed layout; the printed gains stand inside Tables 2 and 3."""
     return {id: layout(tables, id) for id in tables if not id.endswith("-deltas")}
+
+
+def changes(tables: Mapping[str, Table], id: str, reference: str | None = None) -> pd.DataFrame:
+    """Printed scores minus those of the row `reference`, one line per other row; NaN where either is missing.
+
+    Without a reference each row of a sweep is held against the adopted setting of its factor. Differences of printed
+    numbers, so each can be off by the last digit. Raises KeyError for no such row, or no adopted setting.
+    """
+    rows = tables[id].rows
+    adopted = {} if reference else {cells["factor"].printed: row for row, cells in rows.items()
+                                    if cells["adopted"].printed == "yes"}
+    found = {}
+    for row, cells in rows.items():
+        beside = reference or adopted[cells["factor"].printed]
+        if row != beside:
+            found[row] = {name: _minus(cell, rows[beside][name]) for name, cell in cells.items() if cell.unit != "text"}
+    return pd.DataFrame.from_dict(found, orient="index")
+
+
+def _minus(cell: Cell, other: Cell) -> float:
+    return math.nan if cell.value is None or other.value is None else float(cell.value - other.value)
 
 
 def twin(tables: Mapping[str, Table], id: str, measured: pd.DataFrame | None = None,

@@ -155,6 +155,27 @@ def _interval(delta: float, draws: np.ndarray, items: int, runs: int, level: flo
     return Interval(delta, round(float(low), 6) + 0.0, round(float(high), 6) + 0.0, items, runs, level)
 
 
+def p_value(interval_at: Callable[[float], Interval], *, smallest: float) -> float:
+    """Two-sided p-value of no difference that agrees with intervals: the least alpha whose 1 - alpha one leaves 0 out.
+
+    `interval_at`: level -> Interval; found by bisection, so p < 0.05 says the same as a 95% interval clear of 0.
+    smallest: the least alpha asked for, 2 / resamples; where even that interval leaves 0 out, it is returned and is
+    an upper bound. 1.0 where no interval leaves 0 out. Raises ValueError unless 0 < smallest < 0.5.
+    """
+    if not 0 < smallest < 0.5:
+        raise ValueError(f"smallest must lie between 0 and 0.5, got {smallest}: use at least five resamples")
+    clear = lambda alpha: (found := interval_at(1.0 - alpha)).low > 0 or found.high < 0
+    inside, outside = smallest, 0.99  # 0 is inside the interval at `inside`, outside it at `outside`
+    if clear(inside):
+        return inside
+    if not clear(outside):
+        return 1.0
+    for _ in range(16):
+        middle = math.sqrt(inside * outside)
+        inside, outside = (inside, middle) if clear(middle) else (middle, outside)
+    return outside
+
+
 def block_indices(length: int, block: int, resamples: int, seed: int = 0) -> np.ndarray:
     """Positions (R, T) of a circular block bootstrap: runs of `block` neighbours, the last one cut to fit.
 
