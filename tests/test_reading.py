@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from hypothesis import given
@@ -11,7 +12,7 @@ from report_data import BASE, make_results
 
 from asgkit.report.claims import assess_all, load_claims
 from asgkit.report.measured import load_measured
-from asgkit.report.reading import claim_lines, flips
+from asgkit.report.reading import claim_lines, flips, line_ends, shown
 from asgkit.report.stats import mcnemar
 
 CLAIMS = Path(__file__).resolve().parents[1] / "results" / "claims.yaml"
@@ -46,6 +47,24 @@ def test_groups_add_up_to_all_and_the_net_is_the_gain(items):
 def test_flips_refuses_other_lengths():
     with pytest.raises(ValueError, match=r"\(Q,\)"):
         flips(np.array(["a"]), np.array([True]), np.array([True, False]))
+
+
+def test_tables_are_rounded_and_say_what_is_not_there():
+    frame = pd.DataFrame({"base": ["a", "b"], "gain": [1.26, np.nan], "seeds": [3, 5]})
+    assert shown(frame, "Gains.").data.splitlines() == [
+        "Gains.", "", "| base | gain | seeds |", "|---|---|---|", "| a | 1.3 | 3 |", "| b | - | 5 |"]
+    assert "| a | 1.26 | 3 |" in shown(frame, "Gains.", 2).data
+
+
+def test_line_ends_are_the_first_and_last_means():
+    points = pd.DataFrame({"series": ["a", "a", "a", "b", "b"], "kind": ["seed", "mean", "mean", "mean", "mean"],
+                           "step": [9, 2, 1, 1, 3], "value": [0.0, 5.0, 4.0, 7.0, 6.0]})
+    assert line_ends(points, ["series"]).to_numpy().tolist() == [["a", 4.0, 5.0], ["b", 7.0, 6.0]]
+
+
+def test_line_ends_of_an_empty_figure_name_the_command():
+    points = pd.DataFrame({"missing": ["no run; asgkit batch long"]})
+    assert line_ends(points, ["series"])["missing"].item() == "no run; asgkit batch long"
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Small views of results for readers: the verdicts of a few claims, and what flipped between two measurements."""
+"""Small views of results for readers: ends of plotted lines, verdicts of a few claims, what flipped, tables to show."""
 
 from __future__ import annotations
 
@@ -7,14 +7,42 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from IPython.display import Markdown
 
 from asgkit.report.claims import Claim, as_json, assess_all, effect, load_claims
 from asgkit.report.measured import Measured
 from asgkit.report.stats import holm, mcnemar
+from asgkit.report.tables import to_markdown
 
 CLAIM_COLUMNS = ("claim", "comparison", "effect [95%]", "n", "seeds", "verdict")
 FLIP_COLUMNS = ("group", "n", "fixed", "broken", "net", "p", "holm")
 EVERY = "all"
+
+
+def shown(frame: pd.DataFrame, caption: str, digits: int = 1) -> Markdown:
+    """A frame as a table under its caption; numbers to `digits` decimals, `-` where there is none."""
+    texts = frame.copy().astype(object)
+    for name in frame.columns:
+        texts[name] = [_text(value, digits) for value in frame[name]]
+    return Markdown(to_markdown(texts, caption))
+
+
+def _text(value: object, digits: int) -> str:
+    if isinstance(value, (float, np.floating)):
+        return "-" if np.isnan(value) else f"{value + 0.0:.{digits}f}"
+    return str(value)
+
+
+def line_ends(points: pd.DataFrame, by: Sequence[str], value: str = "value", at: str = "step") -> pd.DataFrame:
+    """First and last plotted mean of each line of a figure; columns `by`, first, last.
+
+    points: the frame of plotted points that a figure function returns. Where nothing was drawn, its column `missing`,
+    which names the command that fills the panel. Panels without points are left out of the others.
+    """
+    if "kind" not in points:
+        return points[["missing"]]
+    means = points[points["kind"] == "mean"].sort_values(at, kind="stable")
+    return means.groupby(list(by), sort=False)[value].agg(["first", "last"]).reset_index()
 
 
 def claim_lines(results_dir: str | Path, measured: Measured, ids: Sequence[str], bases: Sequence[str] = ()
