@@ -30,6 +30,7 @@ from asgkit.exercises import Exercise
 from asgkit.exercises import near as _near
 from asgkit.exercises import word as _word
 from asgkit.exercises_signals import SIGNALS
+from asgkit.exercises_tables import TABLES
 from asgkit.shapes.world import Scene, render, sample_scene
 from asgkit.solve import vote
 from asgkit.ste import token_entropy
@@ -213,7 +214,7 @@ EXERCISES: dict[str, Exercise] = {
     "pr.3": Exercise(_near(2), "Where all candidates are equally right there is no order."),
     "pr.4": Exercise(_word("not shown"), "Two standard errors are 2.0 points, and the gap is smaller than that."),
 }
-EXERCISES |= SIGNALS
+EXERCISES |= SIGNALS | TABLES
 
 
 def judge(name: str, attempt: Any) -> bool | None:
