@@ -14,7 +14,7 @@ TABLES: dict[str, Exercise] = {
     "08.3": Exercise(near(210.5, 1.0), "The variance of a prompt's mean of four is (1 + 3 rho) / 4 of one image's."),
     "08.4": Exercise(near(1.0), "Compare like with like: both at their best decoding."),
     "13.1": Exercise(near(0.6415), "One minus the chance that all twenty hold 0, which is 0.95 to the power of 20."),
-    "13.2": Exercise(near(0.06), "The second smallest of three is multiplied by 2, and may not be below the smallest's."),
+    "13.2": Exercise(near(0.06), "The second smallest of three is multiplied by 2; adjusted values never fall."),
     "13.3": Exercise(near(0.95, 0.01), "The standard error is sqrt((0.10 - 0.01^2) / 900) = 1.053 points."),
     "13.4": Exercise(near(0.0), "Equal rewards have equal weights of mean 1; then subtract 1."),
 }
