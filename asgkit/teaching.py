@@ -16,7 +16,9 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import torch
+from IPython.display import HTML
 from IPython.display import Image as Shown
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -31,6 +33,7 @@ from asgkit.exercises import near as _near
 from asgkit.exercises import word as _word
 from asgkit.exercises_signals import SIGNALS
 from asgkit.exercises_tables import TABLES
+from asgkit.report.tables import to_html
 from asgkit.shapes.world import Scene, render, sample_scene
 from asgkit.solve import vote
 from asgkit.ste import token_entropy
@@ -100,6 +103,11 @@ def picture(figure: Figure, dpi: int = 120, colors: int = 128) -> Shown:
     pixels = Image.open(plain).convert("RGB")
     pixels.quantize(colors, dither=Image.Dither.NONE).save(small, format="PNG", optimize=True)
     return Shown(small.getvalue(), format="png")
+
+
+def show_table(frame: pd.DataFrame, title: str = "") -> HTML:
+    """A frame of texts under its title, as HTML: equal frames give equal bytes."""
+    return HTML(to_html(frame, title))
 
 
 def digest(values: Any) -> str:

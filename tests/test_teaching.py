@@ -8,6 +8,7 @@ matplotlib.use("agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,6 +25,7 @@ from asgkit.teaching import (
     pictures,
     sample_scenes,
     show_grid,
+    show_table,
     start_notebook,
     versions,
 )
@@ -136,6 +138,11 @@ def test_a_picture_is_small_sharp_enough_and_the_same_twice():
     assert shown.size == full.size
     difference = np.abs(np.asarray(shown.convert("RGB"), int) - np.asarray(full.convert("RGB"), int))
     assert difference.mean() < 3
+
+
+def test_a_table_is_shown_under_its_title_and_escaped():
+    shown = show_table(pd.DataFrame({"arm": ["a<b"], "gain": ["+1.0"]}), "Gains").data
+    assert "<caption>Gains</caption>" in shown and "<td>a&lt;b</td><td>+1.0</td>" in shown
 
 
 def test_scenes_follow_their_seed_and_the_fixed_properties():
