@@ -37,6 +37,10 @@ class VisionSizes:
     side: int = 70
     eps: float = 1e-6
 
+    def view_side(self, image_side: int) -> int:
+        """Pixels at which an image is encoded: the nearest whole number of patches that the table holds."""
+        return self.patch * min(max(round(image_side / self.patch), 1), self.side)
+
 
 @dataclass(frozen=True)
 class DrawingSizes:

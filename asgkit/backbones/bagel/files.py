@@ -18,8 +18,8 @@ from asgkit.backbones.base import ROLES
 from asgkit.backbones.chat import PHRASES, phrase_tokenizer
 from asgkit.backbones.weights import UnmatchedTensors, fill, require_files, stream
 
-SOURCE = ("ByteDance-Seed/BAGEL-7B-MoT (weights Apache-2.0 by its model card, not verified; the autoencoder in "
-          "ae.safetensors is FLUX.1's, whose own licence is not verified either)")
+SOURCE = ("ByteDance-Seed/BAGEL-7B-MoT (Apache-2.0 by the README of its code; the model card, and the licence of the "
+          "FLUX autoencoder in ae.safetensors, not verified)")
 FILES = {
     "ema.safetensors": "weights of language model, image encoder and connectors (bf16, about 29 GB)",
     "ae.safetensors": "autoencoder between pictures and latents (fp32, about 0.3 GB)",

@@ -99,8 +99,7 @@ class Bagel(Reader):
                             sizes.text.vocabulary, max_new_tokens, PROMPTS, times="logit_normal")
         self.targets: Targets = targets
         self.sampling = sampling
-        patch = sizes.vision.patch
-        self.view_side = patch * min(max(round(image_side / patch), 1), sizes.vision.side)
+        self.view_side = sizes.vision.view_side(image_side)
         super().__init__(network, TurnTokenizer(tokenizer), spec, targets=TARGETS[targets], **settings)
         self.edges = torch.tensor(tokenizer.convert_tokens_to_ids([LOOK, LOOKED]), device=self.device)
 
