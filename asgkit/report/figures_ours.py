@@ -216,7 +216,7 @@ def _detectors(ax: Axes, held: Measurement, runs: Sequence[Run]) -> pd.DataFrame
     table = pd.DataFrame(rows)
     ax.axhline(0.5, color="0.7", lw=0.6)
     _draw_pair(ax, table, line=False)
-    ax.set_xticks(range(len(DETECTORS)), list(DETECTORS), rotation=45, ha="right", fontsize=6)
+    ax.set_xticks(range(len(DETECTORS)), list(DETECTORS), rotation=90, fontsize=6)
     ax.set(ylabel="AUROC, wrong majority", ylim=(0.4, 1.02))
     return table
 
