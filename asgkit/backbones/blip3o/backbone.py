@@ -187,6 +187,7 @@ class Blip3o(Reader):
     @torch.no_grad()
     def _sample(self, condition: Tensor, seeds: Sequence[int], guidance: float, temperature: float) -> Tensor:
         """Euler steps along the velocity, from noise (t = 1) to features (t = 0); the null condition is zero."""
+        # upstream downloads the settings of Lumina-Next's scheduler; that its shift is 1 is not verified
         scheduler = FlowMatchEulerDiscreteScheduler(TRAIN_TIMES, shift=1.0)
         steps = self.sampler.steps
         scheduler.set_timesteps(steps, sigmas=np.linspace(1.0, 1 / steps, steps))

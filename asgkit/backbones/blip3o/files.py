@@ -20,7 +20,7 @@ from asgkit.backbones.blip3o.decoder import PixelDecoder
 from asgkit.backbones.blip3o.eva import EvaEncoder
 from asgkit.backbones.blip3o.network import Blip3oNetwork, make_dit
 from asgkit.backbones.blip3o.parts import FILES, SOURCE, Parts
-from asgkit.backbones.weights import fill, require_files, stream
+from asgkit.backbones.weights import UnmatchedTensors, fill, require_files, stream
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -89,8 +89,8 @@ def read_parts(folder: Path, dtype: torch.dtype, device: str | torch.device) -> 
     if "[IMG]" not in tokenizer.get_vocab():
         raise ValueError(f"the tokenizer in {folder} has no [IMG]: copy the tokenizer of {SOURCE}")
     settings = json.loads((folder / "config.json").read_text())
-    if settings["gen_pooling"] != POOLING:
-        raise ValueError(f"config.json: gen_pooling {settings['gen_pooling']!r} is not {POOLING!r}, the one supported")
+    if settings.get("gen_pooling") != POOLING or "n_query" not in settings:
+        raise ValueError(f"{folder / 'config.json'} needs n_query and gen_pooling={POOLING!r}: is it that of {SOURCE}?")
     files = sorted(folder.glob("model*.safetensors"))
     held = shapes(files)
     network = _network(settings, held, dtype, device)
@@ -107,17 +107,22 @@ def _network(settings: dict, held: dict[str, tuple[int, ...]], dtype: torch.dtyp
              ) -> Blip3oNetwork:
     """The network without weights: the drawing transformer's sizes are in no config, so its tensors tell them."""
     dit = "model.dit.model."
-    try:
-        width, channels = held[f"{dit}patch_embedder.proj.weight"]
-        (heads,) = held[f"{dit}layers.0.gate"]
-    except KeyError as error:
-        raise KeyError(f"the weights hold no {error}: is this {SOURCE}?") from error
+    _require(held, f"{dit}patch_embedder.proj.weight", f"{dit}layers.0.gate")
+    width, channels = held[f"{dit}patch_embedder.proj.weight"]
+    (heads,) = held[f"{dit}layers.0.gate"]
     layers, queries = count_blocks(held, f"{dit}layers."), settings["n_query"]
     config = Qwen2_5_VLConfig(**{k: v for k, v in settings.items() if k not in ("model_type", "architectures")})
     with init_empty_weights(include_buffers=False):
         transformer = make_dit(grid=math.isqrt(queries), channels=channels, width=width, layers=layers, heads=heads)
         network = Blip3oNetwork(config, transformer, queries)
     return allocate(network, dtype, device)
+
+
+def _require(held: dict[str, tuple[int, ...]], *names: str) -> None:
+    """Raise UnmatchedTensors unless the tensors that tell a module's sizes are there."""
+    lacking = [name for name in names if name not in held]
+    if lacking:
+        raise UnmatchedTensors(f"the weights hold no {', '.join(lacking)}: are they those of {SOURCE}?")
 
 
 def _eva(folder: Path, files: list[Path], held: dict[str, tuple[int, ...]], grid: int, dtype: torch.dtype,
@@ -146,6 +151,7 @@ def _without_head(name: str | None) -> str | None:
 
 def _empty_eva(held: dict[str, tuple[int, ...]], grid: int, dtype: torch.dtype, device: str | torch.device
                ) -> EvaEncoder:
+    _require(held, "patch_embed.proj.weight", "pos_embed", "blocks.0.mlp.fc1.weight")
     width, _, patch, _ = held["patch_embed.proj.weight"]
     side = math.isqrt(held["pos_embed"][1] - 1) * patch
     with init_empty_weights(include_buffers=False):
