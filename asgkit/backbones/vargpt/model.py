@@ -44,7 +44,7 @@ class Vargpt(VargptReading):
     """
 
     rows_at_once = 16
-    drawings_at_once = 8  # full size: 0.8 GB of keys and values per drawing in bf16, twice that with guidance
+    drawings_at_once = 8  # full size: 0.8 GB of keys and values per drawing in bf16, 1.5 GB with guidance
 
     def __init__(self, network: VargptNetwork, words: PreTrainedTokenizerBase, *,
                  max_new_tokens: int = MAX_NEW_TOKENS, **settings: Any) -> None:

@@ -188,11 +188,13 @@ def tiny(dtype: torch.dtype) -> tuple[VargptNetwork, PreTrainedTokenizerBase]:
     sizes = Sizes(text, vision, special_id(words, DRAW), head, AutoencoderSize(8, 32, (1, 1, 1, 1), 1))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = build(sizes, dtype)
+        network = build(sizes, torch.float32)
         for parameter in network.qwen.parameters():
             if parameter.ndim > 1:  # with the usual deviation of 0.02 every input gives nearly the same output
                 nn.init.normal_(parameter, std=0.1)
-    return network, words
+        rounded = build(sizes, dtype)
+    rounded.load_state_dict(network.state_dict())
+    return rounded, words
 
 
 def full_size() -> VargptNetwork:

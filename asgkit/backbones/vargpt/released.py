@@ -11,6 +11,7 @@ the head and its projectors, but its files hold no tensor of them: a loaded Gene
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import torch
@@ -22,7 +23,8 @@ from asgkit.backbones.base import ROLES, Role
 from asgkit.backbones.vargpt.model import Vargpt
 from asgkit.backbones.vargpt.network import publish
 
-NOTICE = "the files hold no weights of the drawing head and its projectors: the Generator draws with those of the base"
+NOTICE = ("the released files hold no weights of the drawing head and its projectors: the Generator draws with those "
+          "of the base")
 _OUTER = "base_model.model."
 
 
@@ -30,9 +32,9 @@ def load_released(backbone: Vargpt, path: str | Path) -> dict[Role, int]:
     """Read a released checkpoint into the three roles; returns the tensors read per role.
 
     path: `se_checkpoint_N` or its folder `model`. The Generator's adapters on the head, which the files lack, are set
-    to no effect (`NOTICE`). Raises FileNotFoundError (a missing file), KeyError (missing or unexpected tensors, by
-    name) and ValueError (another rank or alpha, a tensor of another shape); the backbone
-    is changed only when all files fit.
+    to no effect, and a warning says so. Raises FileNotFoundError (a missing file), KeyError (missing or unexpected
+    tensors, by name) and ValueError (another rank or alpha, a tensor of another shape); the backbone is changed only
+    when all files fit.
     Source: spec: backbones 5.
     """
     folder = Path(path)
@@ -42,10 +44,11 @@ def load_released(backbone: Vargpt, path: str | Path) -> dict[Role, int]:
         raise FileNotFoundError(f"{folder} has no se_adapter_manifest.json: give the folder se_checkpoint_N of a "
                                 "released run, or its folder model")
     names = json.loads(manifest.read_text())["role_adapters"]
-    places = {role: folder if role == "generator" else folder / names[role] for role in ROLES}
+    places = {role: folder if names[role] == "default" else folder / names[role] for role in ROLES}
     read = {role: _read(backbone, role, place) for role, place in places.items()}
     for role, tensors in read.items():
         _assign(backbone, role, tensors)
+    warnings.warn(NOTICE, stacklevel=2)
     return {role: len(tensors) for role, tensors in read.items()}
 
 
