@@ -104,7 +104,7 @@ def _draw_loops(measured: Measured, series: Callable, labels: dict[str, str], dr
         for ax, side in zip(row, labels, strict=True):
             parts.append(_loop_panel(ax, measured, base, side, series, draw, fill).assign(side=side))
             ax.set_title(base if side == "answers" else "", loc="left")
-            ax.set_ylabel(labels[side])
+            ax.set_ylabel(labels[side], fontsize=7)  # as tall as a panel otherwise
         row[0].sharex(row[1])
     for ax in axes[-1]:
         ax.set_xlabel("joint step")

@@ -107,7 +107,7 @@ def _judges(measured: Measured, arms: Sequence[str]) -> Made:
         for height, (colour, dash) in heights.items():
             ax.axhline(height, color=colour, lw=0.7, ls=dash)
     left.set(xlabel="accuracy on test questions (%)", ylabel="drawing gain (points)", xlim=(0, 108))
-    right.set(xlabel="rank correlation of its R_g with the truth", xlim=(-0.1, 1.1))
+    right.set(xlabel="rank correlation of its R_g with the truth", xlim=(-0.3, 1.1))
     foot(fig, f"{JUDGED}, generation alone, by who judges the drawings; dots: seeds; bars: 95% over prompts and seeds, "
               "sideways over questions and over groups of candidates; dashed: permuted rewards. " + "; ".join(lacking))
     return fig, pd.DataFrame(rows), used
