@@ -186,6 +186,8 @@ def folder(tmp_path_factory):
     network.save_pretrained(path, max_shard_size="500KB")
     words.save_pretrained(path)
     processor.save_pretrained(path)
+    # as published: a class whose own rules of spacing would replace those of tokenizer.json
+    (path / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizerFast"}')
     assert len(list(path.glob("*.safetensors"))) > 1
     return path
 

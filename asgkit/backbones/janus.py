@@ -22,11 +22,11 @@ from PIL import Image
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import (
-    AutoTokenizer,
     DynamicCache,
     JanusConfig,
     JanusForConditionalGeneration,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 from transformers.initialization import no_init_weights
 from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
@@ -44,8 +44,7 @@ FILES = {
     "config.json": "sizes of the three networks",
     "*.safetensors": "weights of language model, vision tower, VQ autoencoder and heads",
     "preprocessor_config.json": "side and normalisation of the images",
-    "tokenizer.json": "words",
-    "tokenizer_config.json": "special tokens",
+    "tokenizer.json": "words and special tokens",
 }
 
 USER, TURN = "<|User|>: ", "\n\n<|Assistant|>:"
@@ -99,7 +98,8 @@ class Janus(Reader):
             return cls(*_random(dtype), max_new_tokens=32, **settings)
         folder = Path(base)
         require_files(folder, list(FILES), SOURCE)
-        words = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        # by its file: the class that the published tokenizer_config.json names drops spaces in transformers 5
+        words = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
         processor = JanusImageProcessorPil.from_pretrained(folder, local_files_only=True)
         return cls(_published(folder, dtype), words, processor, **settings)
 
