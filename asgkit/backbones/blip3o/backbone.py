@@ -163,7 +163,7 @@ class Blip3o(Reader):
     def _need_decoder(self) -> None:
         if self.decoder is None:
             raise FileNotFoundError(f"{self.absent['decoder']}: it turns drawn features into pictures, which every "
-                                    "generation step judges (schedule.pattern without G steps needs none)")
+                                    "generation step judges (a run with schedule.generation=0 needs none)")
 
     def _negative(self) -> Tensor:
         """Features (1, 64, 1792) that the decoder is guided away from: drawn once, by the frozen base, from seed 0."""
