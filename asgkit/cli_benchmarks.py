@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -27,7 +27,7 @@ RunArgument = Annotated[Path | None, typer.Argument(help="A run directory; witho
 Backbone = Annotated[str, typer.Option(help="Without RUN: which backbone.")]
 Base = Annotated[str, typer.Option(help="Without RUN: which base, or the folder with its weights.")]
 Step = Annotated[int | None, typer.Option(help="Checkpoint of the run (default: the newest valid).")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda or auto (default: as the run says).")]
+Device = Annotated[Literal["auto", "cpu", "cuda"] | None, typer.Option(help="Where to compute (default: the run's).")]
 
 
 @app.command()
@@ -55,11 +55,15 @@ def vqa(
     run: RunArgument = None,
     task: Annotated[list[str] | None, typer.Option(help="A task of lmms-eval; may be given several times (default: "
                                                         "the paper's five that need no external grader).")] = None,
-    images: Annotated[str, typer.Option(help="real, blank (grey) or shuffled (another item's picture).")] = "real",
+    images: Annotated[Literal["real", "blank", "shuffled"], typer.Option(
+        help="Pictures: the item's, a grey one, or another item's.")] = "real",
     seed: Annotated[int, typer.Option(help="Seed of the shuffle and of sampling.")] = 0,
-    fit: Annotated[str, typer.Option(help="native, or square: on a black square of the backbone's side.")] = "square",
-    prompt: Annotated[str, typer.Option(help="verbatim (as published), or canonical: inside the Solver's framing, as "
-                                             "tiny models need it.")] = "verbatim",
+    fit: Annotated[Literal["square", "native"], typer.Option(
+        help="square: on a black square of the backbone's side; native: as it is, for models that read any size.")]
+    = "square",
+    prompt: Annotated[Literal["verbatim", "canonical"], typer.Option(
+        help="verbatim: the task's text (as published); canonical: inside the Solver's framing (for tiny models).")]
+    = "verbatim",
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Instead of the preset's answer length.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions answered at once.")] = 1,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many items of each task.")] = None,
@@ -104,7 +108,7 @@ def geneval_hf(
     detector: Annotated[Path, typer.Option(help="Folder of a Mask2Former for COCO instances (safetensors).")],
     clip: Annotated[Path, typer.Option(help="Folder of CLIP ViT-L/14 (safetensors and tokenizer).")],
     run: RunArgument = None,
-    samples: Annotated[int, typer.Option(min=1, help="Drawings of every prompt.")] = 4,
+    samples: Annotated[int, typer.Option(min=1, max=999, help="Drawings of every prompt.")] = 4,
     seed: Annotated[int, typer.Option(help="Seed; drawing s of prompt p has seed + 1000 p + s.")] = 42,
     guidance: Annotated[float | None, typer.Option(min=0.0, help="Guidance (default: the backbone's own).")] = None,
     temperature: Annotated[float | None, typer.Option(min=0.0, help="Temperature (default: the backbone's).")] = None,

@@ -1,4 +1,4 @@
-"""The lmms-eval plug-in, without lmms-eval: requests answered by a tiny backbone, image modes, presets, kept answers."""
+"""The lmms-eval plug-in, without lmms-eval: answers of a tiny backbone, image modes, presets, what is kept."""
 
 import importlib
 import json
@@ -80,7 +80,8 @@ def test_the_table_leads_to_a_class_by_the_paths_that_lmms_eval_builds(plugin) -
     (name, kind), = AVAILABLE_MODELS.items()
     assert getattr(importlib.import_module(f"{lmms.__name__}.models.{name}"), kind) is plugin.AsgkitBackbone
     assert importlib.util.find_spec(f"{lmms.__name__}.tasks").submodule_search_locations
-    assert issubclass(plugin.AsgkitBackbone, sys.modules["lmms_eval.api.model"].lmms) and plugin.AsgkitBackbone.is_simple
+    assert issubclass(plugin.AsgkitBackbone, sys.modules["lmms_eval.api.model"].lmms)
+    assert plugin.AsgkitBackbone.is_simple
 
 
 @pytest.mark.skipif(bare.INSTALLED, reason="lmms-eval is installed here")
