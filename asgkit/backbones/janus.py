@@ -54,7 +54,7 @@ GUIDANCE = 5.0  # published sampling: guidance 5 at temperature 1
 MAX_NEW_TOKENS = 128  # the Proposer's limit (paper); captions are as long at most
 
 _LANGUAGE = r"model\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
-TARGETS: dict[Role, str] = {
+ROLE_TARGETS: dict[Role, str] = {
     "proposer": _LANGUAGE,
     "solver": _LANGUAGE,
     "generator": rf"{_LANGUAGE}|model\.generation_head\.(proj_out|vision_head)",
@@ -77,8 +77,8 @@ class Janus(Reader):
         with warnings.catch_warnings():
             # origin: peft 0.21 asks a transformers model by a name that transformers 5.23 deprecates
             warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
-            super().__init__(network, ChatTokenizer(words, TURN, end=ids[EOS], pad=ids[PAD]), spec, targets=TARGETS,
-                             **settings)
+            super().__init__(network, ChatTokenizer(words, TURN, end=ids[EOS], pad=ids[PAD]), spec,
+                             targets=ROLE_TARGETS, **settings)
         self.processor, self.bos, self.image_start = processor, ids[BOS], ids[IMAGE_START]
         self._head = [ids[BOS], *self.tokenizer.encode(DEFAULT_SYSTEM_PROMPT + USER)]
         self._tail = [ids[IMAGE_END], *self.tokenizer.encode("\n")]

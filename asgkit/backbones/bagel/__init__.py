@@ -2,6 +2,7 @@
 
 from asgkit.backbones.bagel.config import DrawingSizes, Sampling
 from asgkit.backbones.bagel.files import FILES, SOURCE, convert_released, full_size
-from asgkit.backbones.bagel.model import TARGETS, Bagel
+from asgkit.backbones.bagel.model import ROLE_TARGETS, TARGETS, Bagel
 
-__all__ = ["FILES", "SOURCE", "TARGETS", "Bagel", "DrawingSizes", "Sampling", "convert_released", "full_size"]
+__all__ = ["FILES", "ROLE_TARGETS", "SOURCE", "TARGETS", "Bagel", "DrawingSizes", "Sampling", "convert_released",
+           "full_size"]

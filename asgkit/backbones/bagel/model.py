@@ -46,6 +46,7 @@ TARGETS: dict[str, dict[Role, str]] = {
     # what the seven suffixes of the released code match: never the attention of the generation weights
     "released": dict.fromkeys(ROLES, _RELEASED),
 }
+ROLE_TARGETS = TARGETS["roles"]
 
 
 class TurnTokenizer(ChatTokenizer):

@@ -40,6 +40,7 @@ TARGETS: dict[str, dict[Role, str]] = {
     "released": {"proposer": f"{WORDS}|{TOWER}", "solver": f"{WORDS}|{TOWER}|{MERGER}",
                  "generator": f"{WORDS}|{TOWER}|{DRAWING}"},
 }
+ROLE_TARGETS = TARGETS["kit"]
 
 
 class Blip3o(Reader):

@@ -27,7 +27,7 @@ REQUEST = "Please draw a picture of this: {caption}"
 
 _LANGUAGE = r"qwen\.model\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
 _HEAD = r"vargpt_gen\.block_chunks\.\d+\.module\.\d+\.(sa\.(mat_qkv|proj)|ca\.(mat_q|mat_kv|proj)|ffn\.fc[12])"
-TARGETS: dict[Role, str] = {
+ROLE_TARGETS: dict[Role, str] = {
     "proposer": _LANGUAGE,
     "solver": _LANGUAGE,
     "generator": rf"{_LANGUAGE}|{_HEAD}|image_gen_projector(_out)?\.mlp\.[02]",
@@ -51,7 +51,7 @@ class Vargpt(VargptReading):
         scales = network.vargpt_gen.scales
         spec = BackboneSpec("vargpt", "autoregressive", network.sizes.image_side, (scales.positions, scales.bits),
                             network.sizes.text["vocab_size"], max_new_tokens, replace(PROMPTS, draw=REQUEST))
-        super().__init__(network, words, spec, targets=TARGETS, **settings)
+        super().__init__(network, words, spec, targets=ROLE_TARGETS, **settings)
         self.scales = scales
 
     @classmethod
