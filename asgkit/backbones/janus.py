@@ -11,9 +11,7 @@ The released ASG adapters do not cover Janus; roles are saved and loaded in the 
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,8 +33,8 @@ from transformers.models.janus.processing_janus import DEFAULT_SYSTEM_PROMPT
 from asgkit.backbones.base import BackboneSpec, Drawings, GenStats, NoiseSpec, Role
 from asgkit.backbones.chat import PROMPTS, ChatTokenizer, pad_rows, phrase_tokenizer
 from asgkit.backbones.reader import KeyValues, Reader
-from asgkit.backbones.sampling import log_softmax_stats, row_uniforms, sample_tokens
-from asgkit.backbones.weights import fill, require_files, stream
+from asgkit.backbones.sampling import guide, log_softmax_stats, row_uniforms, sample_tokens
+from asgkit.backbones.weights import default_dtype, fill, require_files, stream
 
 SOURCE = ("deepseek-community/Janus-Pro-7B or Janus-Pro-1B (transformers' layout; code MIT, weights under the DeepSeek "
           "Model License, as published by deepseek-ai; not verified)")
@@ -74,11 +72,8 @@ class Janus(Reader):
         spec = BackboneSpec("janus", "autoregressive", config.vision_config.image_size,
                             (vq.config.num_patches**2,), config.text_config.vocab_size, max_new_tokens, PROMPTS)
         ids = {text: _special(words, text) for text in (BOS, EOS, PAD, IMAGE_START, IMAGE_END)}
-        with warnings.catch_warnings():
-            # origin: peft 0.21 asks a transformers model by a name that transformers 5.23 deprecates
-            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
-            super().__init__(network, ChatTokenizer(words, TURN, end=ids[EOS], pad=ids[PAD]), spec,
-                             targets=ROLE_TARGETS, **settings)
+        super().__init__(network, ChatTokenizer(words, TURN, end=ids[EOS], pad=ids[PAD]), spec, targets=ROLE_TARGETS,
+                         **settings)
         self.processor, self.bos, self.image_start = processor, ids[BOS], ids[IMAGE_START]
         self._head = [ids[BOS], *self.tokenizer.encode(DEFAULT_SYSTEM_PROMPT + USER)]
         self._tail = [ids[IMAGE_END], *self.tokenizer.encode("\n")]
@@ -213,7 +208,7 @@ class Janus(Reader):
                 x = self.network.prepare_embeddings_for_image_generation(codes[-1].repeat(streams)[:, None])
                 hidden, past = self._run(x, mask, position + t - 1, past)
             logits = self.network.model.generation_head(hidden[:, -1]).float()
-            codes.append(sample_tokens(_guide(logits, count, guidance), noise[:, t], temperature))
+            codes.append(sample_tokens(guide(logits, count, guidance), noise[:, t], temperature))
             logps.append(log_softmax_stats(logits[:count], codes[-1])[0])
         return torch.stack(codes, 1), torch.stack(logps, 1)
 
@@ -238,13 +233,6 @@ def _count(mask: Tensor) -> Tensor:
     return (mask.long().cumsum(1) - 1).clamp(min=0)
 
 
-def _guide(logits: Tensor, count: int, guidance: float) -> Tensor:
-    if guidance == 1.0:
-        return logits
-    conditional, free = logits[:count], logits[count:]
-    return free + guidance * (conditional - free)
-
-
 def _special(words: PreTrainedTokenizerBase, text: str) -> int:
     """The id of a special token; ValueError where the tokenizer is of another model."""
     ids = words.encode(text, add_special_tokens=False)
@@ -254,20 +242,10 @@ def _special(words: PreTrainedTokenizerBase, text: str) -> int:
 
 
 # -- networks --------------------------------------------------------------------------------------------------------
-@contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
 def _build(config: JanusConfig, dtype: torch.dtype) -> JanusForConditionalGeneration:
     """The network in one dtype; rotary frequencies stay fp32 (they are computed so), and so does the autoencoder."""
     config._attn_implementation = "sdpa"
-    with _default_dtype(dtype):
+    with default_dtype(dtype):
         network = JanusForConditionalGeneration(config)
     network.model.vqmodel.float()
     return network

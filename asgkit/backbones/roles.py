@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,10 +34,13 @@ class RoleAdapters:
             for role in ROLES:
                 config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, bias="none",
                                     target_modules=targets[role])
-                if model is None:
-                    model = get_peft_model(network, config, adapter_name=role)
-                else:
-                    model.add_adapter(role, config)
+                with warnings.catch_warnings():
+                    # origin: peft 0.21 asks a transformers model by a name that transformers 5.23 deprecates
+                    warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
+                    if model is None:
+                        model = get_peft_model(network, config, adapter_name=role)
+                    else:
+                        model.add_adapter(role, config)
         self.network, self.active = network, None
         self._layers = [m for m in network.modules() if isinstance(m, LoraLayer)]
         self._named = {role: self._collect(role) for role in ROLES}

@@ -27,6 +27,17 @@ def sample_tokens(logits: Tensor, uniforms: Tensor, temperature: float, top_p: f
     return picked.clamp(max=logits.shape[-1] - 1)
 
 
+def guide(logits: Tensor, count: int, guidance: float) -> Tensor:
+    """Classifier-free guidance `u + g (c - u)`: conditional rows come first, `count` of them, then the free ones.
+
+    Shapes: (2 count, ..., V) -> (count, ..., V); guidance 1 needs no free rows and changes nothing.
+    """
+    if guidance == 1.0:
+        return logits
+    conditional, free = logits[:count], logits[count:]
+    return free + guidance * (conditional - free)
+
+
 def running_sum(p: Tensor) -> Tensor:
     """Cumulative probabilities (R, V) of p (R, V), in an order of addition that never varies.
 

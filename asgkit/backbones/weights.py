@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -15,6 +16,17 @@ class UnmatchedTensors(KeyError):
 
     def __str__(self) -> str:
         return str(self.args[0])  # KeyError would show it quoted, on one line
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """New tensors are of `dtype` inside the block: a network is built in its final precision at once."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def require_files(folder: Path, names: Sequence[str], where: str) -> None:

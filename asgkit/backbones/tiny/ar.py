@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from asgkit.backbones.base import ROLES, BackboneSpec, Drawings, GenStats, NoiseSpec, Role
-from asgkit.backbones.sampling import log_softmax_stats, row_uniforms, sample_tokens
+from asgkit.backbones.sampling import guide, log_softmax_stats, row_uniforms, sample_tokens
 from asgkit.backbones.tiny.codes import COARSE, FINE, TOKENS, encode, to_images, to_tensor, unpatch
 from asgkit.backbones.tiny.network import NetworkConfig, TinyARNetwork
 from asgkit.backbones.tiny.prompts import DRAW, PROMPTS
@@ -96,7 +96,7 @@ class TinyAR(TinyUnderstanding):
             mask = torch.cat([mask, one], 1)
             hidden, past = self.network.trunk(x, _key_bias(mask), past)
             logits = self.network.coarse_head(hidden[:, 0]).float()
-            previous = sample_tokens(_guide(logits, count, guidance), noise[:, t], temperature)
+            previous = sample_tokens(guide(logits, count, guidance), noise[:, t], temperature)
             picked.append(previous)
             logps.append(log_softmax_stats(logits[:count], previous)[0])
         return torch.stack(picked, 1), torch.stack(logps, 1), past, mask
@@ -107,7 +107,7 @@ class TinyAR(TinyUnderstanding):
         mask = torch.cat([mask, torch.ones(len(mask), FINE, dtype=torch.bool, device=self.device)], 1)
         x = self.network.fine_inputs(coarse).repeat(streams, 1, 1)
         logits = self.network.fine_head(self.network.trunk(x, _key_bias(mask), past)[0]).float()
-        guided = _guide(logits, count, guidance)
+        guided = guide(logits, count, guidance)
         flat = sample_tokens(guided.flatten(0, 1), noise[:, COARSE:].flatten(), temperature)
         fine = flat.reshape(count, FINE)
         return fine, log_softmax_stats(logits[:count], fine)[0]
@@ -127,13 +127,6 @@ class TinyAR(TinyUnderstanding):
 
 def _key_bias(mask: Tensor) -> Tensor:
     return torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, float("-inf"))[:, None, None]
-
-
-def _guide(logits: Tensor, count: int, guidance: float) -> Tensor:
-    if guidance == 1.0:
-        return logits
-    conditional, free = logits[:count], logits[count:]
-    return free + guidance * (conditional - free)
 
 
 def _pad_join(coarse: Tensor, fine: Tensor) -> Tensor:

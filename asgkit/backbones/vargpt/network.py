@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from transformers.initialization import no_init_weights
 from asgkit.backbones.chat import phrase_tokenizer
 from asgkit.backbones.vargpt.autoencoder import AutoencoderSize, BitAutoencoder
 from asgkit.backbones.vargpt.head import BitHead, HeadSize
-from asgkit.backbones.weights import fill, require_files, stream
+from asgkit.backbones.weights import default_dtype, fill, require_files, stream
 
 SOURCE = ("VARGPT-family/VARGPT-v1.1 (7B + 2B; Apache-2.0 as its code says, on Qwen2-VL-7B and Infinity-2B; not "
           "verified)")
@@ -134,20 +132,10 @@ def build(sizes: Sizes, dtype: torch.dtype) -> VargptNetwork:
 
     Rotary frequencies are computed in fp32 whatever the dtype.
     """
-    with _default_dtype(dtype):
+    with default_dtype(dtype):
         network = VargptNetwork(sizes)
     network.vae_local.float()
     return network
-
-
-@contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def published(folder: Path, dtype: torch.dtype) -> tuple[VargptNetwork, PreTrainedTokenizerBase]:
