@@ -174,7 +174,7 @@ class Config(_Strict):
     """A whole run. `asgkit train --preset tiny seed=3 solver.framings=5` sets keys by their dotted names."""
 
     preset: str
-    backbone: str = "tiny-ar"
+    backbone: str = "tiny-ar"  # also my_package.my_module:MyModel, a class of your own (see `load_backbone`)
     base: str = "clean"
     seed: int = 42
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -246,8 +246,8 @@ PRESETS: dict[str, dict[str, Any]] = {"paper": PAPER, "tiny": TINY, "smoke": SMO
 
 
 def measured_name(backbone: str, base: str) -> str:
-    """`<backbone>-<base>`, as results name a base; of a checkpoint's path only the file's name counts."""
-    return f"{backbone}-{Path(base).stem.removeprefix(f'{backbone}-')}"
+    """`<backbone>-<base>`, as results name a base; of a path only the file's name counts, of a module its class."""
+    return f"{backbone.rpartition(':')[2]}-{Path(base).stem.removeprefix(f'{backbone}-')}"
 
 
 def keys(model: type[BaseModel] = Config, prefix: str = "") -> list[str]:

@@ -23,7 +23,8 @@ GB = 1e9
 class Needs:
     """What one real backbone takes. parameters: by part of the network; adapters: numbers per role at `rank`;
     inference_gb, training_gb: weights in bf16, with adapters, gradients and optimiser for training; files: pattern ->
-    (what it is, whether the folder has it; None where no folder was named)."""
+    (what it is, whether the folder has it; None where no folder was named); what starts with "optional" can be left
+    out."""
 
     name: str
     source: str
@@ -37,8 +38,12 @@ class Needs:
 
     @property
     def missing(self) -> list[str]:
-        """Patterns that a named folder has no file for."""
-        return [pattern for pattern, (_, there) in self.files.items() if there is False]
+        """Patterns that a named folder has no file for and that the model cannot be opened without."""
+        return [pattern for pattern, (what, there) in self.files.items() if there is False and not _optional(what)]
+
+
+def _optional(what: str) -> bool:
+    return what.startswith("optional")
 
 
 def measure_needs(name: str, folder: Path | None = None, rank: int | None = None) -> Needs:
@@ -71,9 +76,12 @@ def count_parameters(network: nn.Module) -> dict[str, int]:
 
 
 def count_adapter(network: nn.Module, target: str, rank: int) -> int:
-    """Numbers of one LoRA adapter: `rank x (in + out)` for each linear layer whose full name matches `target`."""
+    """Numbers of one LoRA adapter: `rank x (in + out)` for each linear layer whose full name matches `target`.
+
+    Names count from the part that carries adapters: `network.` in front is that of a network beside other parts.
+    """
     return sum(rank * (layer.in_features + layer.out_features) for name, layer in network.named_modules()
-               if isinstance(layer, nn.Linear) and re.fullmatch(target, name))
+               if isinstance(layer, nn.Linear) and re.fullmatch(target, name.removeprefix("network.")))
 
 
 def _device_gb() -> float | None:
@@ -94,9 +102,14 @@ def rows(needs: Needs) -> list[tuple[str, str]]:
     found += [("memory to ask, solve and draw", f"{needs.inference_gb:.1f} GB + caches"),
               ("memory to train the three roles", f"{needs.training_gb:.1f} GB + caches + activations"),
               ("this machine", _verdict(needs))]
-    words = {None: "", True: "there: ", False: "MISSING: "}
-    found += [(pattern, words[there] + what) for pattern, (what, there) in needs.files.items()]
+    found += [(pattern, _found(what, there)) for pattern, (what, there) in needs.files.items()]
     return [*found, ("from", needs.source)]
+
+
+def _found(what: str, there: bool | None) -> str:
+    if there is None:
+        return what
+    return f"{'there' if there else 'absent' if _optional(what) else 'MISSING'}: {what}"
 
 
 def _largest(parts: Mapping[str, int], keep: int = 6) -> dict[str, int]:
