@@ -21,6 +21,7 @@ from transformers import DynamicCache
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from asgkit.backbones.chat import phrase_tokenizer
+from asgkit.backbones.sampling import row_uniforms
 from asgkit.backbones.vargpt import Vargpt
 from asgkit.backbones.vargpt import network as files
 from asgkit.backbones.vargpt.autoencoder import AutoencoderSize, to_pixels
@@ -248,29 +249,49 @@ def test_teacher_forced_bit_logits(pair, images, figures):
     assert max(figures["bit_logits"], figures["bit_logp"]) <= LIMIT
 
 
+def chosen_by(uniforms, filtered):
+    """The published choice of bits, by given uniform numbers (L * d): its filter first, then the inverse of what it
+    left. Chance must be shared, since likelier bits alone give a picture of one colour, which compares nothing."""
+    left = list(uniforms)
+
+    def pick(logits, **settings):
+        filtered(logits, **settings)  # in place; what it drew is dropped
+        here = [left.pop(0) for _ in range(logits.shape[1])]
+        return (torch.stack(here) >= logits[0].softmax(-1)[:, 0]).long()[None, :, None]
+    return pick
+
+
 def test_a_drawing_with_guidance(pair, figures):
     folder, theirs, ours = pair
-    prompt, seen, bits = "a red ball", [], []
-    head, codes = theirs.vargpt_gen.get_logits, theirs.vae_local.quantizer.lfq.indices_to_codes
-    cache = DynamicCache()
+    prompt, seen, bits, mine = "a red ball", [], [], []
+    head, codes, cache = theirs.vargpt_gen.get_logits, theirs.vae_local.quantizer.lfq.indices_to_codes, DynamicCache()
+    module = sys.modules[type(theirs).__module__]
+    choose = module.sample_with_top_k_top_p_also_inplace_modifying_logits_
     ids, _ = ours._requests([prompt])
     theirs(input_ids=ids, past_key_values=cache, use_cache=True, return_dict=True)
     grids, start = [(1, side, side) for side in SIDES], theirs.get_sos_word_embeddings(ids, ids)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, choose.__name__, chosen_by(row_uniforms([5], 521 * 8)[0], choose))
         patch.setattr(theirs.vargpt_gen, "get_logits", lambda *a: seen.append(head(*a)) or seen[-1].clone())
         patch.setattr(theirs.vae_local.quantizer.lfq, "indices_to_codes",
                       lambda index, **k: bits.append(index.flatten(1, 3)) or codes(index, **k))
         *_, pixels, _ = theirs.autoregressive_infer_cfg(
-            scale_schedule=grids, label_B_or_BLT=start, g_seed=0, cfg_list=[3] * 7, tau_list=[0.5] * 7, top_k=1,
-            returns_vemb=1, cfg_insertion_layer=[0], vae_type=32, ret_img=True, inference_mode=True,
-            past_key_values=cache, use_cache=True, return_dict=True)  # top_k=1: the likelier bit, no chance
-    drawn = ours.generate_images([prompt], seeds=[0], role=None, guidance=3.0, temperature=0.0)
+            scale_schedule=grids, label_B_or_BLT=start, g_seed=0, cfg_list=[3] * 7, tau_list=[0.5] * 7, top_k=900,
+            top_p=0.97, returns_vemb=1, cfg_insertion_layer=[0], vae_type=32, ret_img=True, inference_mode=True,
+            past_key_values=cache, use_cache=True, return_dict=True)  # the published settings
+    watch = ours.network.vargpt_gen.register_forward_hook(lambda _, __, out: mine.append(out[0].flatten(2)))
+    drawn = ours.generate_images([prompt], seeds=[5], role=None)
+    watch.remove()
+    assert 0.2 < drawn.codes.double().mean() < 0.8
+    both = [gap(a, b) for a, b in zip(seen, mine, strict=True)]  # per grid: the prompt's stream and the null prompt's
+    figures["drawing_bit_logits_of_both_streams"] = max(both)
     figures["drawn_bits_that_differ"] = float((torch.cat(bits, 1) != drawn.codes).sum())
-    mine = ours.generation_stats([prompt], drawn.codes, role=None, keep_logits=True).logits
+    forced = ours.generation_stats([prompt], drawn.codes, role=None, keep_logits=True).logits
     conditional = torch.cat(seen, 1)[:1].unflatten(-1, (-1, 2)).flatten(1, 2)
-    figures["drawing_bit_logits"] = gap(conditional, mine)
+    figures["drawn_and_teacher_forced_bit_logits"] = gap(conditional, forced)
     shown = torch.from_numpy(np.asarray(drawn.images[0]).copy())
     figures["drawn_pixels_of_256_levels"] = gap(pixels[0].flip(-1), shown)  # the published picture is blue first
-    assert figures["drawing_bit_logits"] <= LIMIT and figures["drawn_bits_that_differ"] == 0
+    assert max(*both, figures["drawn_and_teacher_forced_bit_logits"]) <= LIMIT
+    assert figures["drawn_bits_that_differ"] == 0
     assert figures["drawn_pixels_of_256_levels"] <= 1
     record("vargpt", folder, SOURCE, figures)
