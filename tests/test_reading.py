@@ -53,6 +53,7 @@ def test_tables_are_rounded_and_say_what_is_not_there():
     frame = pd.DataFrame({"base": ["a", "b"], "gain": [1.26, np.nan], "seeds": [3, 5]})
     assert shown(frame, "Gains.").data.splitlines() == [
         "Gains.", "", "| base | gain | seeds |", "|---|---|---|", "| a | 1.3 | 3 |", "| b | - | 5 |"]
+    assert "| 0.0 |" in shown(pd.DataFrame({"x": [-0.01]}), "No minus zero.").data
     assert "| a | 1.26 | 3 |" in shown(frame, "Gains.", 2).data
 
 

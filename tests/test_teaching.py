@@ -132,7 +132,7 @@ def test_a_picture_is_small_sharp_enough_and_the_same_twice():
     axis.plot(range(50), np.random.default_rng(0).normal(size=50))
     plain = io.BytesIO()
     figure.savefig(plain, format="png", dpi=120, bbox_inches="tight")
-    first, again = picture(figure), picture(figure)
+    first, again = picture(figure, dpi=120), picture(figure, dpi=120)
     assert first.data == again.data and len(first.data) < 0.6 * len(plain.getvalue())
     shown, full = Image.open(io.BytesIO(first.data)), Image.open(plain)
     assert shown.size == full.size

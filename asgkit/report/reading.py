@@ -29,7 +29,7 @@ def shown(frame: pd.DataFrame, caption: str, digits: int = 1) -> Markdown:
 
 def _text(value: object, digits: int) -> str:
     if isinstance(value, (float, np.floating)):
-        return "-" if np.isnan(value) else f"{value + 0.0:.{digits}f}"
+        return "-" if np.isnan(value) else f"{round(float(value), digits) + 0.0:.{digits}f}"
     return str(value)
 
 
