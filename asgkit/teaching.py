@@ -31,6 +31,7 @@ from asgkit.config import ConfigError, resolve
 from asgkit.exercises import Exercise
 from asgkit.exercises import near as _near
 from asgkit.exercises import word as _word
+from asgkit.exercises_real import REAL
 from asgkit.exercises_signals import SIGNALS
 from asgkit.exercises_tables import TABLES
 from asgkit.report.tables import to_html
@@ -223,7 +224,7 @@ EXERCISES: dict[str, Exercise] = {
     "pr.3": Exercise(_near(2), "Where all candidates are equally right there is no order."),
     "pr.4": Exercise(_word("not shown"), "Two standard errors are 2.0 points, and the gap is smaller than that."),
 }
-EXERCISES |= SIGNALS | TABLES
+EXERCISES |= SIGNALS | TABLES | REAL
 
 
 def judge(name: str, attempt: Any) -> bool | None:
