@@ -20,7 +20,7 @@ BATCH = sorted((ROOT / "notebooks" / "batch").glob("*.ipynb"))  # to run with ot
 NAMES = ["00_start_here", "01_one_backbone_three_roles", "02_ask", "03_solve", "04_solver_token_entropy",
          "05_draw_and_score", "06_the_full_loop", "07_understanding_tables", "08_generation_tables",
          "09_signal_analysis", "10_loop_coupling", "11_training_dynamics", "12_before_and_after",
-         "13_ablations_and_sweeps"]
+         "13_ablations_and_sweeps", "14_real_backbones", "15_bring_your_own_backbone"]
 MAX_BYTES = 300_000
 # A typed default and a comment that papermill shows as its help: `seed: int = 0  # what it decides`.
 PARAMETER = re.compile(r"[a-z_]+: (?:int|float|str|bool|list) = \S.*  # \S.*")
