@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from asgkit.backbones.base import Backbone, load_backbone
+from asgkit.backbones import Backbone, load_backbone
 from asgkit.config import Config
 from asgkit.device import Device, choose_device, make_deterministic
 from asgkit.faults import StopRequested, StopSignal

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from asgkit.backbones.base import load_backbone
+from asgkit.backbones import load_backbone
 from asgkit.evals.run import measure
 from asgkit.report import figures
 from asgkit.report.build import _BY_BASE, _FIGURES, _SHARED, build_report

@@ -9,9 +9,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers.models.janus.processing_janus import DEFAULT_SYSTEM_PROMPT
 
-from asgkit.backbones import ROLES
+from asgkit.backbones import ROLES, Answers, load_backbone
 from asgkit.backbones import janus as module
-from asgkit.backbones.base import Answers, load_backbone
 from asgkit.backbones.conformance import assert_conforms
 from asgkit.backbones.conformance_checks import perturb
 from asgkit.backbones.janus import EOS, IMAGE, IMAGE_END, IMAGE_START, TURN, USER, Janus, full_size

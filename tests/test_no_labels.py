@@ -49,6 +49,14 @@ def test_the_loop_imports_no_labels(module):
     assert "importlib" not in names  # nor by a name that this test could not see
 
 
+def test_loading_by_name_imports_backbones_and_what_the_user_named_only():
+    tree = tree_of("backbones.loading")
+    assert {name for name in imported(tree, "asgkit.backbones.loading") if is_labelled(name)} == set()
+    calls = [ast.unparse(node.args[0]) for node in ast.walk(tree) if isinstance(node, ast.Call)
+             and isinstance(node.func, ast.Name) and node.func.id == "import_module"]
+    assert sorted(calls) == ["f'asgkit.backbones.{name}'", "where"]
+
+
 @pytest.mark.parametrize("line", ["import sklearn.datasets", "from asgkit.shapes.text import QA",
                                   "from asgkit import evals", "from ..shapes import world", "from .. import shapes",
                                   "def f():\n    from asgkit.shapes import digits"])

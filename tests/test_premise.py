@@ -10,7 +10,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from asgkit import premise
-from asgkit.backbones.base import load_backbone
+from asgkit.backbones import load_backbone
 from asgkit.cli import app
 from asgkit.config import resolve
 from asgkit.evals.shapes import AnswerItems

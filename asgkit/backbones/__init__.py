@@ -11,8 +11,8 @@ from asgkit.backbones.base import (
     Prefix,
     Role,
     TextStats,
-    load_backbone,
 )
+from asgkit.backbones.loading import load_backbone
 
 __all__ = [
     "ROLES", "Answers", "Backbone", "BackboneSpec", "Drawings", "GenStats", "NoiseSpec", "Prefix", "Role",

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
-import torch
 from PIL import Image
 from torch import Tensor, nn
 
@@ -146,58 +144,3 @@ class Backbone(Protocol):
 
     def load_role(self, role: Role, path: Path) -> None:
         """Read one role's adapter; a missing, unexpected or misshapen tensor raises."""
-
-
-def load_backbone(name: str, *, base: str = "clean", lora_rank: int = 8, lora_alpha: int = 16,
-                  lora_dropout: float = 0.0, seed: int = 0, device: str | torch.device = "cpu",
-                  precision: str = "fp32") -> Backbone:
-    """Open a backbone by name with fresh role adapters (LoRA B is zero, so each role starts as the base).
-
-    name: a shipped or a real one, or `my_package.my_module:MyModel`, a class of your own that Python can import; it
-    is opened by `MyModel.load(base, rank=, alpha=, dropout=, seed=, device=, precision=)`.
-    base: of the tiny models which shipped checkpoint (`clean`, `registers`) or a path to one; of the real ones the
-    folder with their weights, or `random` for a tiny instance of their architecture; a class of your own gets it as
-    it is. Raises ValueError for unknown names, for a class that cannot be imported or is no backbone, and for a real
-    model without a base.
-    """
-    settings = {"rank": lora_rank, "alpha": lora_alpha, "dropout": lora_dropout, "seed": seed, "device": device,
-                "precision": precision}
-    if ":" in name:
-        return _load_own(name, base, settings)
-    if name in REAL:
-        if base in ("clean", "registers"):
-            raise ValueError(f"{name} ships no weights: set base=FOLDER with its files (`asgkit doctor --backbone "
-                             f"{name}` lists them), or base=random for a tiny instance with random weights")
-        return getattr(import_module(f"asgkit.backbones.{name}"), REAL[name]).load(base, **settings)
-    if name == "tiny-ar":
-        from asgkit.backbones.tiny.ar import TinyAR
-
-        return TinyAR.load(base, **settings)
-    if name in BACKBONES:
-        from asgkit.backbones.tiny.latent_drawing import TinyLatent
-
-        return TinyLatent.load(name, base, **settings)
-    raise ValueError(f"unknown backbone {name!r}; this version knows {', '.join(map(repr, (*BACKBONES, *REAL)))}, and "
-                     "my_module:MyModel for a class of your own")
-
-
-def _load_own(name: str, base: str, settings: dict[str, Any]) -> Backbone:
-    """A backbone from outside the package, by `module:Class`."""
-    where, _, what = name.partition(":")
-    if not all(part.isidentifier() for part in (*where.split("."), what)):
-        raise ValueError(f"backbone {name!r} must be of the form my_package.my_module:MyModel")
-    try:
-        module = import_module(where)
-    except ModuleNotFoundError as error:
-        if not f"{where}.".startswith(f"{error.name}."):
-            raise  # the module is there, and something that it imports is not
-        raise ValueError(f"backbone {name}: Python finds no module {error.name}; install it, or start with "
-                         "PYTHONPATH=FOLDER, the folder that holds it") from error
-    if what not in vars(module):
-        raise ValueError(f"backbone {name}: module {where} has no {what}")
-    opened = vars(module)[what].load(base, **settings)
-    if not isinstance(opened, Backbone):
-        raise ValueError(  # noqa: TRY004  # a setting is wrong, not a call
-            f"backbone {name}: what its load returns is no Backbone; asgkit.backbones.base lists the methods, and "
-            "asgkit.backbones.reader.Reader is a start")
-    return opened
