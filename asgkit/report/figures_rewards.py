@@ -75,6 +75,9 @@ def judges(measured: Measured) -> Made:
     return _judges(measured, arms)
 
 
+LABEL_BELOW = ("judge-150",)  # its neighbour's label stands above it
+
+
 @styled
 def _judges(measured: Measured, arms: Sequence[str]) -> Made:
     fig = Figure(figsize=(TEXT_WIDTH, 2.9), layout="constrained")
@@ -109,7 +112,8 @@ def _judges(measured: Measured, arms: Sequence[str]) -> Made:
     left.set(xlabel="accuracy on test questions (%)", ylabel="drawing gain (points)", xlim=(0, 108))
     right.set(xlabel="rank correlation of its R_g with the truth", xlim=(-0.3, 1.1))
     foot(fig, f"{JUDGED}, generation alone, by who judges the drawings; dots: seeds; bars: 95% over prompts and seeds, "
-              "sideways over questions and over groups of candidates; dashed: permuted rewards. " + "; ".join(lacking))
+              "sideways over questions and over groups of candidates. "
+              + ("dashed: permuted rewards. " if permuted else "") + "; ".join(lacking))
     return fig, pd.DataFrame(rows), used
 
 
@@ -148,7 +152,9 @@ def _judge_rows(ax: Axes, arm: str, held: Measurement, runs: Sequence[Run], judg
                 lw=0.9)
     ax.plot([x] * len(seeds), 100 * seeds, ".", color=colour, ms=3, alpha=0.6)
     name = {"g-only": "its own Solver", "judge-oracle": "truth"}.get(arm, arm)
-    ax.annotate(name, (x, top), xytext=(0, 3), textcoords="offset points", ha="center", color=colour, fontsize=6)
+    below = arm in LABEL_BELOW
+    ax.annotate(name, (x, bottom if below else top), xytext=(0, -3 if below else 3), textcoords="offset points",
+                ha="center", va="top" if below else "bottom", color=colour, fontsize=6)
     head = {"arm": arm, "x": x, "x_low": low, "x_high": high}
     return pd.DataFrame([{**head, "kind": "mean", "gain": y, "low": bottom, "high": top},
                          *({**head, "kind": "seed", "seed": run.seed, "gain": 100 * value}
