@@ -252,7 +252,7 @@ def _reward_truth(measured: Measured, used: list[Run]) -> Made:
     for ax in axes[-1]:
         ax.set_xlabel("mean R_g since the checkpoint before")
     foot(fig, "small dots: checkpoints of seeds; lines: mean over seeds, from the open marker to the filled one; bars: "
-              "95% over seeds at the last checkpoint")
+              "95% over seeds at the last checkpoint, cut at the axes")
     return fig, points(parts), used
 
 
@@ -271,7 +271,9 @@ def _path(ax: Axes, arm: str, runs: Sequence[Run]) -> pd.DataFrame:
     ax.plot(mean["x"].iloc[:1], mean["y"].iloc[:1], marker, color=colour, mfc="white", ms=4)
     last = dots[dots["step"] == mean.index[-1]]
     (x, y), half = mean_half(last[["x", "y"]].to_numpy())
+    seen = ax.dataLim.frozen()  # one seed that fell apart makes a bar that must not flatten the paths
     ax.errorbar([x], [y], xerr=[half[0]], yerr=[half[1]], fmt=marker, color=colour, ms=4, lw=0.7)
+    ax.dataLim.set(seen)
     ax.annotate(f"{arm} ({len(runs)})", (x, y), xytext=(4, 3), textcoords="offset points", color=colour, fontsize=6,
                 path_effects=HALO)
     means = mean.reset_index().assign(kind="mean")
