@@ -16,7 +16,7 @@ from asgkit.schema import FIELDS
 
 ROOT = Path(__file__).resolve().parents[1]
 METHOD = ROOT / "docs" / "method.md"
-PAGES = [ROOT / "README.md", METHOD]
+PAGES = [ROOT / "README.md", METHOD, ROOT / "docs" / "real_backbones.md"]
 
 
 def links(page: Path) -> list[str]:
