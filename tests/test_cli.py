@@ -23,7 +23,8 @@ from asgkit.shapes.world import render_pool
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = ["doctor", "pretrain", "premise", "train", "eval", "report", "verify", "bench", "pool", "reproduce",
-            "audit", "claims", "batch", "draw-pool", "shapes render", "shapes detector"]
+            "audit", "claims", "batch", "draw-pool", "shapes render", "shapes detector", "benchmark presets",
+            "benchmark vqa", "benchmark geneval_hf", "benchmark compare"]
 TINY = ["schedule.images=2", "generator.candidates=2", "generator.questions=2", "generator.votes=1",
         "solver.framings=3", "schedule.understanding=1", "schedule.generation=1", "checkpoint.every=1",
         "precision=fp32", "device=cpu"]
