@@ -24,7 +24,7 @@ from asgkit.report.measured import MAIN, load_measured, same_items
 from asgkit.report.stats import auroc, paired_bootstrap, spearman_within
 from asgkit.rounds import generation_round
 from asgkit.shapes.benchmark import TAGS, VQABenchmark, detector_accuracy
-from asgkit.shapes.detector import JUNK, detect, satisfies
+from asgkit.shapes.detector import JUNK, detect, satisfies, world_pixels
 from asgkit.shapes.text import FAMILIES, parse_caption, sample_qa
 from asgkit.shapes.world import render, sample_scene
 
@@ -109,7 +109,7 @@ def drawing_premise(backbone: Backbone, split: str, per_tag: int, samples: int, 
     exact truth and is left out and counted. The Solver judges drawings, so this bounds the value of R_g.
     """
     drawn = evaluate_drawings(backbone, None, split, per_tag, samples, keep=True)
-    pictures = np.stack([np.asarray(image) for group in drawn.images for image in group])
+    pictures = world_pixels([image for group in drawn.images for image in group])
     scenes = [scene for i in range(0, len(pictures), 250) for scene in detect(pictures[i : i + 250])]
     clean = [i for i, s in enumerate(scenes) if s.things and all(t.shape != JUNK for t in s.things)]
     rng = np.random.default_rng([seed, 1])
@@ -148,7 +148,7 @@ def reward_premise(backbone: Backbone, config: Config, split: str, groups: int, 
             passed, readable = passed + card.passed, readable + (wanted is not None)
             if not card.passed or wanted is None:
                 continue
-            found = detect(np.stack([np.asarray(image) for image in made.groups[i]]))
+            found = detect(world_pixels(made.groups[i]))
             truths.append([float(satisfies(scene, wanted)) for scene in found])
             for name in COMPONENTS:
                 signals[name].append(getattr(made.scores, name)[i].numpy())

@@ -15,9 +15,10 @@ from PIL import ImageOps
 
 from asgkit import ask, draw, objectives, optim, rewards, rollout, rounds, score, solve, ste, trainer, updates
 from asgkit import launch as launch_module
-from asgkit.backbones import ROLES, Backbone
+from asgkit.backbones import ROLES, Backbone, load_backbone
 from asgkit.backbones.base import BACKBONES, REAL
 from asgkit.config import Config, resolve
+from asgkit.evals.shapes import evaluate_answers, evaluate_drawings
 from asgkit.pool import ImagePool
 from asgkit.rollout import greedy_difficulty
 from asgkit.runs import RunDirectory, load_checkpoint
@@ -198,3 +199,12 @@ def test_a_resumed_run_is_the_uninterrupted_one(story, pool_folder, tmp_path):
 def test_the_loop_names_no_backbone(part):
     source = inspect.getsource(part).lower()
     assert [name for name in (*BACKBONES, *REAL) if name in source] == []
+
+
+@pytest.mark.parametrize("name", [name for name in BASES if name in REAL])
+def test_the_shapes_benchmarks_read_what_a_real_model_writes_and_draws(name):
+    backbone = load_backbone(name, base="random")
+    answers = evaluate_answers(backbone, None, "dev", per_family=1)
+    drawn = evaluate_drawings(backbone, None, "dev", per_tag=1, samples=1, keep=True)
+    assert answers.framings.shape == (7, 7) and not answers.majority.all()
+    assert drawn.correct.shape == (6, 1) and drawn.images[0][0].size[0] == backbone.spec.image_side

@@ -13,7 +13,7 @@ from asgkit.shapes.benchmark import (
     drawing_benchmark,
     vqa_benchmark,
 )
-from asgkit.shapes.detector import JUNK, agrees, detect, satisfies
+from asgkit.shapes.detector import JUNK, agrees, detect, satisfies, world_pixels
 from asgkit.shapes.digits import SPLIT_SIZES, digit_split, read_digit
 from asgkit.shapes.text import (
     FAMILIES,
@@ -299,3 +299,11 @@ def test_the_drawing_benchmark():
     by_tag = {tag: next(p.wanted for p in prompts if p.tag == tag) for tag in TAGS}
     assert by_tag["position"].relation and len(by_tag["attribute"].objects) == 2
     assert len(set(by_tag["counting"].objects)) == 1 < len(by_tag["counting"].objects)
+
+
+def test_larger_drawings_are_read_like_their_small_originals():
+    scenes = [sample_scene(np.random.default_rng(seed), "dev") for seed in range(3)]
+    small = [Image.fromarray(render(scene)) for scene in scenes]
+    assert np.array_equal(world_pixels(small), np.stack([np.asarray(image) for image in small]))
+    large = [image.resize((72, 72), Image.Resampling.NEAREST) for image in small]
+    assert np.array_equal(world_pixels(large), world_pixels(small))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 from PIL import Image
 
-from asgkit.shapes.detector import detect, satisfies
+from asgkit.shapes.detector import detect, satisfies, world_pixels
 from asgkit.shapes.text import answer_question, parse_caption
 
 
@@ -17,14 +16,13 @@ class ShapesJudge:
     def drawings(self, prompts: Sequence[str], images: Sequence[Sequence[Image.Image]]) -> list[list[float]]:
         """1.0 where a drawing satisfies its prompt strictly, 0.0 otherwise and for malformed prompts."""
         wanted = [parse_caption(prompt) for prompt in prompts]
-        flat = [np.asarray(image) for group in images for image in group]
-        scenes = iter(detect(np.stack(flat)))
+        scenes = iter(detect(world_pixels([image for group in images for image in group])))
         return [[float(w is not None and satisfies(next(scenes), w)) if w is not None else _skip(scenes)
                  for _ in group] for w, group in zip(wanted, images, strict=True)]
 
     def answer(self, image: Image.Image, question: str) -> str | None:
         """The true answer to a question of the shapes world, None for any other text."""
-        return answer_question(detect(np.asarray(image)[None])[0], question)
+        return answer_question(detect(world_pixels([image]))[0], question)
 
 
 def _skip(scenes) -> float:

@@ -1,4 +1,4 @@
-"""Answering and drawing scores on the shapes world, item by item, for any backbone that reads 24x24 pictures."""
+"""Answering and drawing scores on the shapes world, item by item, for any backbone (drawings are averaged to 24x24)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 from asgkit.backbones.base import Backbone, Role
 from asgkit.shapes.benchmark import TAGS, Prompt, VQABenchmark, drawing_benchmark, vqa_benchmark
-from asgkit.shapes.detector import detect, satisfies
+from asgkit.shapes.detector import detect, satisfies, world_pixels
 from asgkit.shapes.text import FAMILIES
 from asgkit.solve import normalise_answer, vote
 from asgkit.ste import solver_token_entropy, token_entropy
@@ -126,7 +126,7 @@ def evaluate_drawings(backbone: Backbone, role: Role | None = "generator", split
         drawn = backbone.generate_images([template.format(caption=prompts[p].text) for p, _ in block],
                                          seeds=[100_000 + p * 10 + s for p, s in block], role=role,
                                          guidance=guidance, temperature=temperature).images
-        scenes = detect(np.stack([np.asarray(image) for image in drawn]))
+        scenes = detect(world_pixels(drawn))
         for (p, s), scene, image in zip(block, scenes, drawn, strict=True):
             correct[p, s] = satisfies(scene, prompts[p].wanted)
             if keep:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
+from PIL import Image
 from scipy import ndimage
 
 from asgkit.shapes.digits import read_digit
@@ -62,6 +64,13 @@ def _digit(image: np.ndarray, colors: np.ndarray) -> tuple[int | None, int | Non
     if len(clear) != 1 or len(cells) != 1:
         return None, None, True
     return clear[0][0], clear[0][1], False
+
+
+def world_pixels(images: Sequence[Image.Image]) -> np.ndarray:
+    """Pictures as (B, 24, 24, 3) uint8; larger ones are averaged down, so that any model's drawings can be read."""
+    small = [image if image.size == (SIDE, SIDE) else image.resize((SIDE, SIDE), Image.Resampling.BOX)
+             for image in images]
+    return np.stack([np.asarray(image.convert("RGB")) for image in small])
 
 
 def detect(images: np.ndarray) -> list[Scene]:
