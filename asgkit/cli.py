@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from asgkit import __version__, cli_audit, cli_batch, cli_benchmarks, cli_claims, cli_runs
+from asgkit import __version__, cli_audit, cli_batch, cli_benchmarks, cli_claims, cli_log, cli_runs
 from asgkit.config import resolve
 from asgkit.console import Overrides, PlainErrors, Refused, Threads, duration, out, refusing, table
 
@@ -96,6 +96,7 @@ app.command("eval")(cli_runs.evaluate)
 app.command()(cli_audit.audit)
 app.command()(cli_claims.claims)
 app.command("batch")(cli_batch.batch)
+app.command()(cli_log.log)
 app.add_typer(cli_benchmarks.app, name="benchmark")
 
 

@@ -14,12 +14,13 @@ from asgkit.config import Config, measured_name, resolve
 from asgkit.evals.oracle import ShapesJudge
 from asgkit.evals.run import evaluate_run, open_run
 from asgkit.evals.shapes import best_decoding, evaluate_drawings
-from asgkit.files import pack_bytes, write_json
+from asgkit.files import read_lines, write_json
 from asgkit.grids import GridError, GridRun, load_grid, make_experiment, shipped_grids
 from asgkit.launch import open_backbone, train
+from asgkit.packed_log import NAME, pack_log
 from asgkit.pool import SUFFIXES
 from asgkit.report.examples import write_examples
-from asgkit.report.measured import Measurement, thin_log
+from asgkit.report.measured import Measurement
 from asgkit.runs import RunDirectory, flatten
 from asgkit.scoring import FULL, evaluate_base
 
@@ -118,8 +119,8 @@ def run_experiment(experiment: Experiment, work: Path, measured: Path, curve: Ca
                    sizes: Mapping[str, int] = FULL) -> Path:
     """Train (or resume), evaluate on test, and copy what a report needs to `measured/runs/<id>`; skips finished ones.
 
-    The base must be in `measured/base` (`measure_base`, with the same `sizes`). The log is packed thin (`thin_log`) and
-    without a time stamp, so equal logs give equal bytes. The first joint run of a base gets examples.
+    The base must be in `measured/base` (`measure_base`, with the same `sizes`). The log is packed, so that equal
+    logs give equal bytes (`asgkit.packed_log`). The first joint run of a base gets examples.
     """
     target = measured / "runs" / experiment.name
     if finished(experiment, measured):
@@ -139,7 +140,7 @@ def run_experiment(experiment: Experiment, work: Path, measured: Path, curve: Ca
     for name in KEPT:
         if (path / name).is_file():
             shutil.copyfile(path / name, aside / name)
-    pack_bytes(thin_log((path / "log.jsonl").read_bytes()), aside / "log.jsonl.xz")
+    pack_log((record for _, record in read_lines(path / "log.jsonl")), aside / NAME)
     shutil.rmtree(target, ignore_errors=True)
     aside.rename(target)
     return target

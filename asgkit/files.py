@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import logging
-import lzma
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,32 +20,6 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """
     _refuse_odd_keys(content)
     write_atomic(path, json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-
-
-def pack(source: Path, target: Path) -> None:
-    """Copy a file into a packed one without a time stamp, `.xz` (what the kit keeps) or `.gz`.
-
-    Equal content under an equal name gives equal bytes. Raises ValueError for another suffix.
-    """
-    pack_bytes(source.read_bytes(), target)
-
-
-def pack_bytes(content: bytes, target: Path) -> None:
-    """As `pack`, of content in memory."""
-    if target.suffix == ".xz":
-        target.write_bytes(lzma.compress(content, preset=9 | lzma.PRESET_EXTREME))
-    elif target.suffix == ".gz":
-        with gzip.GzipFile(target, "wb", mtime=0) as file:
-            file.write(content)
-    else:
-        raise ValueError(f"{target.name}: the suffix says how to pack; name a .xz or .gz file")
-
-
-def unpack_bytes(path: Path) -> bytes:
-    """What `pack` was given, from a `.xz` or `.gz` file. Raises ValueError for another suffix."""
-    if path.suffix not in (".xz", ".gz"):
-        raise ValueError(f"{path.name}: not a packed file; name a .xz or .gz file")
-    return (lzma if path.suffix == ".xz" else gzip).decompress(path.read_bytes())
 
 
 def _refuse_odd_keys(content: Any) -> None:

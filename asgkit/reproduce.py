@@ -22,8 +22,9 @@ import yaml
 
 from asgkit.config import Config, PoolConfig, measured_name, resolve
 from asgkit.console import Refused
-from asgkit.files import pack
+from asgkit.files import read_lines
 from asgkit.launch import use_threads
+from asgkit.packed_log import NAME, pack_log
 from asgkit.scoring import CURVE, SMALL, evaluate, learning_curve
 
 if TYPE_CHECKING:
@@ -230,7 +231,7 @@ def _make_pool(made: Made, say: Callable[[str], None]) -> None:
 def publish(run: Path, root: Path, name: str) -> None:
     """Copy what a report needs of an evaluated run to root/measured, apart from the committed results/measured.
 
-    name: `<backbone>-<base>-<arm>-s<seed>`, as the report reads it. The log is packed with a fixed time stamp, so
+    name: `<backbone>-<base>-<arm>-s<seed>`, as the report reads it. The log is packed (`asgkit.packed_log`), so
     equal runs give equal bytes.
     """
     config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
@@ -242,7 +243,7 @@ def publish(run: Path, root: Path, name: str) -> None:
         for item in names:
             if (source / item).is_file():
                 shutil.copyfile(source / item, to / item)
-    pack(run / "log.jsonl", target / "log.jsonl.xz")
+    pack_log((record for _, record in read_lines(run / "log.jsonl")), target / NAME)
 
 
 def _report(results: Path, figures: Path, fresh: Path, fresh_figures: Path, made: Made, say: Callable[[str], None]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 from pathlib import Path
 
 import numpy as np
 import report_data as data
 import yaml
+
+from asgkit.packed_log import NAME, pack_log
 
 CLEAN = ("tiny-ar-clean", "tiny-flow-clean", "tiny-diffusion-clean")
 CYCLES, IMAGES, CANDIDATES = 20, 2, 4
@@ -54,8 +54,7 @@ def write_run(results: Path, base: str, arm: str, seed: int, *, u: int = 3, g: i
         rows = [f"{step},{side},{metric},{50 + 0.1 * step + seed * (step > 0)}" for step in steps
                 for side, metric in (("answers", "single"), ("answers", "majority"), ("drawings", "overall"))]
         (path / "curve.csv").write_text("step,side,metric,value\n" + "\n".join(rows) + "\n")
-    text = "".join(json.dumps(r) + "\n" for r in records(seed, u, g, control == "oracle")).encode()
-    (path / "log.jsonl.gz").write_bytes(gzip.compress(text, mtime=0))
+    pack_log(records(seed, u, g, control == "oracle"), path / NAME)
     return path
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from pathlib import Path
 
 import numpy as np
 import yaml
 
+from asgkit.packed_log import NAME, pack_log
 from asgkit.shapes.benchmark import TAGS
 from asgkit.shapes.text import FAMILIES
 
@@ -62,8 +62,7 @@ def write_log(path: Path, shift: float) -> None:
         else:
             records.append({"step": step, "phase": "G", "generator/rewards": [0.2, 0.6], "generator/kl": 0.01,
                             "generator/zero_variance": step == 4})
-    text = "".join(json.dumps(r) + "\n" for r in records).encode()
-    (path / "log.jsonl.gz").write_bytes(gzip.compress(text, mtime=0))
+    pack_log(records, path / NAME)
 
 
 def write_run(root: Path, arm: str, seed: int, gain: float, rate: float = 5e-4) -> Path:

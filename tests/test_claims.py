@@ -1,6 +1,5 @@
 """Claims: statistics by hand, verdicts by their definition, rules on made results, the claims file, and its output."""
 
-import gzip
 import importlib
 import json
 from dataclasses import replace
@@ -18,6 +17,7 @@ from typer.testing import CliRunner
 from asgkit.cli import app
 from asgkit.config import resolve
 from asgkit.grids import load_grid, shipped_grids
+from asgkit.packed_log import NAME, pack_log
 from asgkit.report.claim_rules import Arms, Found, Identical, Pair, difference_of_arms, metric_values
 from asgkit.report.claim_series import (
     KIND_ERROR,
@@ -280,7 +280,7 @@ def test_premise_correlation_by_hand(own):
 
 
 def write_log(run: Path, records: list[dict]) -> None:
-    (run / "log.jsonl.gz").write_bytes(gzip.compress("".join(json.dumps(r) + "\n" for r in records).encode()))
+    pack_log(records, run / NAME)
 
 
 def test_series_of_a_log_by_hand(own):

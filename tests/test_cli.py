@@ -18,12 +18,13 @@ from asgkit.cli_runs import base_config, default_run
 from asgkit.config import resolve
 from asgkit.console import Refused, TrainProgress, duration
 from asgkit.grids import GridRun
+from asgkit.packed_log import NAME, pack_log
 from asgkit.runs import RunDirectory, RunExists, read_log
 from asgkit.shapes.world import render_pool
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = ["doctor", "pretrain", "premise", "train", "eval", "report", "verify", "bench", "pool", "reproduce",
-            "audit", "claims", "batch", "draw-pool", "shapes render", "shapes detector", "benchmark presets",
+            "audit", "claims", "batch", "log", "draw-pool", "shapes render", "shapes detector", "benchmark presets",
             "benchmark vqa", "benchmark geneval_hf", "benchmark compare"]
 TINY = ["schedule.images=2", "generator.candidates=2", "generator.questions=2", "generator.votes=1",
         "solver.framings=3", "schedule.understanding=1", "schedule.generation=1", "checkpoint.every=1",
@@ -54,6 +55,22 @@ def refused(result: Result, *words: str) -> None:
     assert len(lines) == 1 and lines[0].startswith("error: "), result.stderr
     for word in words:
         assert word in lines[0]
+
+
+# -- logs -----------------------------------------------------------------------------------------------------------
+def test_a_log_is_printed_packed_or_not_with_chosen_fields() -> None:
+    records = [{"step": 1, "phase": "U", "question": "is there a cross ?"}, {"step": 2, "phase": "G", "prompt": "é"}]
+    Path("plain").mkdir()
+    Path("plain/log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    Path("packed").mkdir()
+    pack_log(records, Path("packed") / NAME)
+    for folder in ("plain", "packed"):
+        assert [json.loads(line) for line in asgkit("log", folder).stdout.splitlines()] == records
+        told = asgkit("log", folder, "--fields", "step, prompt", "--phase", "G").stdout
+        assert json.loads(told) == {"step": 2, "prompt": "é"}
+    refused(asgkit("log", "plain", "--fields", "step,promt"), "'promt'", "did you mean 'prompt'")
+    refused(asgkit("log", "plain", "--phase", "X"), "choose U", "G (generation)")
+    refused(asgkit("log", "nowhere"), "no log in nowhere")
 
 
 # -- help and errors ------------------------------------------------------------------------------------------------

@@ -124,10 +124,10 @@ def test_a_run_is_trained_scored_shown_and_kept(tmp_path: Path, pool_folder: Pat
     folder = run_experiment(one, tmp_path / "work", tmp_path, sizes=SIZES)
     assert folder == tmp_path / "runs" / f"{backbone}-clean-joint-s0" and finished(one, tmp_path)
     assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "environment.json", "examples.npz",
-                                                              "items.npz", "log.jsonl.xz", "metrics.json"]
+                                                              "items.npz", "log.columns.xz", "metrics.json"]
     same_items(Measurement(base.name, base), Measurement(one.name, folder))
     with np.load(folder / "examples.npz", allow_pickle=False) as shown:
         assert shown["drawing_base"].shape == shown["drawing_evolved"].shape and shown["drawing_base"].ndim == 4
-    before = (folder / "log.jsonl.xz").stat().st_mtime_ns
+    before = (folder / "log.columns.xz").stat().st_mtime_ns
     assert run_experiment(one, tmp_path / "elsewhere", tmp_path, sizes=SIZES) == folder
-    assert (folder / "log.jsonl.xz").stat().st_mtime_ns == before and not (tmp_path / "elsewhere").exists()
+    assert (folder / "log.columns.xz").stat().st_mtime_ns == before and not (tmp_path / "elsewhere").exists()

@@ -14,6 +14,7 @@ from PIL import Image
 
 from asgkit.backbones import load_backbone
 from asgkit.evals.run import measure
+from asgkit.packed_log import NAME
 from asgkit.report import figures
 from asgkit.report.build import _BY_BASE, _FIGURES, _SHARED, build_report
 from asgkit.report.examples import collect_examples, pick
@@ -173,7 +174,7 @@ def test_saved_figures_are_byte_identical_and_carry_their_provenance(tmp_path, m
         assert round(image.info["dpi"][0]) == 200
     assert "joint" in csv.read_text()
     assert {"command", "run_ids", "seeds", "config_hashes", "inputs", "versions"} <= set(record)
-    assert f"measured/runs/{data.BASE}-joint-s0/log.jsonl.gz" in record["inputs"]
+    assert f"measured/runs/{data.BASE}-joint-s0/{NAME}" in record["inputs"]
 
 
 def _stem(path, curves):

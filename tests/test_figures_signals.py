@@ -4,6 +4,7 @@ import figure_data as data
 import numpy as np
 import pytest
 
+from asgkit.packed_log import NAME
 from asgkit.report import figures_signals as figures
 from asgkit.report.measured import load_measured
 from asgkit.report.provenance import as_text, embedded, provenance
@@ -77,4 +78,4 @@ def test_twice_the_same_bytes_with_provenance_in_png_and_pdf(tmp_path, measured,
         assert first.read_bytes() == second.read_bytes(), first.suffix
     pdf, png, *_ = made[0]
     assert embedded(png) == embedded(pdf) == as_text(record)
-    assert f"measured/runs/{data.CLEAN[0]}-joint-s2/log.jsonl.gz" in record["inputs"]
+    assert f"measured/runs/{data.CLEAN[0]}-joint-s2/{NAME}" in record["inputs"]

@@ -1,7 +1,6 @@
 """Tables: every cell follows from items of named runs, or the table is refused."""
 
 import json
-import os
 import shutil
 from dataclasses import replace
 
@@ -10,8 +9,7 @@ import pandas as pd
 import pytest
 import report_data as data
 
-from asgkit.files import pack, unpack_bytes
-from asgkit.report.measured import DERIVED, Untraceable, load_measured, repack_logs, thin_log, unchanged
+from asgkit.report.measured import Untraceable, load_measured, unchanged
 from asgkit.report.tables import (
     METRICS,
     contrast_table,
@@ -25,7 +23,6 @@ from asgkit.report.tables import (
     to_markdown,
     wide,
 )
-from asgkit.schema import FIELDS
 
 
 @pytest.fixture
@@ -174,36 +171,6 @@ def test_html_is_escaped_and_holds_every_cell(tmp_path):
 
 
 # -- logs -----------------------------------------------------------------------------------------------------------
-def test_logs_repacked_as_xz_hold_the_same(results):
-    before = [run.log() for run in load_measured(results).runs]
-    logs, old, new = repack_logs(results)
-    after = load_measured(results).runs
-    assert logs == len(after) and old > 0 and new > 0
-    assert all(run.log_path.name == "log.jsonl.xz" for run in after)
-    for run, frame in zip(after, before, strict=True):
-        pd.testing.assert_frame_equal(run.log(), frame.drop(columns=list(DERIVED), errors="ignore"))
-        assert run.path / "log.jsonl.xz" in run.evidence()
-    assert repack_logs(results) == (0, 0, 0)
-
-
-def test_a_thin_log_lacks_what_can_be_derived_and_nothing_else():
-    record = {"step": 1, "generator/seeds": [5], "prompt": "é ✓", "generator/rewards": [0.1, 1e-7], "x": None}
-    line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
-    thin = thin_log(line + line)
-    assert thin.count(b"\n") == 2 and thin_log(thin) == thin
-    assert json.loads(thin.splitlines()[0]) == {k: v for k, v in record.items() if k != "generator/seeds"}
-    assert set(DERIVED) <= set(FIELDS)
-
-
-def test_two_logs_are_refused_and_repacking_settles_it(results):
-    run = load_measured(results).runs[0]
-    shutil.copyfile(run.log_path, run.path / "log.jsonl.xz")  # a conversion that was killed
-    with pytest.raises(Untraceable, match="two logs"):
-        run.log()
-    repack_logs(results)
-    assert len(run.log()) > 0
-
-
 def test_a_few_fields_of_a_log_are_those_of_the_whole(results):
     run = load_measured(results).runs[0]
     whole, few = run.log(), run.log(["step", "generator/rewards", "no/such"])
@@ -211,20 +178,6 @@ def test_a_few_fields_of_a_log_are_those_of_the_whole(results):
     held = whole["generator/rewards"].notna()
     assert few["generator/rewards"][held].tolist() == whole["generator/rewards"][held].tolist()
     assert few["generator/rewards"][~held].isna().all()
-
-
-def test_pack_is_deterministic_and_refuses_other_suffixes(tmp_path):
-    source = tmp_path / "a"
-    source.write_bytes(b"abc\n" * 500)
-    for suffix in (".xz", ".gz"):
-        target = tmp_path / f"log{suffix}"
-        pack(source, target)
-        first = target.read_bytes()
-        os.utime(source, (1, 1))
-        pack(source, target)
-        assert target.read_bytes() == first and unpack_bytes(target) == source.read_bytes()
-    with pytest.raises(ValueError, match=r"\.xz or \.gz"):
-        pack(source, tmp_path / "log.zip")
 
 
 # -- exactness ------------------------------------------------------------------------------------------------------

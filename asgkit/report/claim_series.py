@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +14,7 @@ import numpy as np
 from pydantic import Field
 from scipy.stats import rankdata, t
 
-from asgkit.files import unpack_bytes
+from asgkit.packed_log import read_packed_log
 from asgkit.report.claim_rules import Found, Rule, lacks, runs_of
 from asgkit.report.measured import Measured, Measurement, Run, Untraceable
 from asgkit.shapes.text import FAMILIES
@@ -40,9 +39,8 @@ def _read(path: Path, changed: int) -> tuple[Series, int]:
     `changed` (mtime) makes an edited log be read again.
     """
     sums: dict[tuple[str, int], list[float]] = defaultdict(lambda: [0.0, 0.0])
-    count = 0
-    for line in unpack_bytes(path).splitlines():
-        record, count = json.loads(line), count + 1
+    records = read_packed_log(path)
+    for record in records:
         for field, value in (*record.items(), *_family_shares(record)):
             if (number := _mean(value)) is not None:
                 held = sums[field, record["step"]]
@@ -50,7 +48,7 @@ def _read(path: Path, changed: int) -> tuple[Series, int]:
     series: Series = defaultdict(dict)
     for (field, step), (total, number) in sorted(sums.items(), key=lambda item: item[0][1]):
         series[field][step] = total / number
-    return dict(series), count
+    return dict(series), len(records)
 
 
 def _mean(value: Any) -> float | None:

@@ -14,15 +14,13 @@ import pandas as pd
 import yaml
 
 from asgkit.config import measured_name
-from asgkit.files import pack_bytes, sha256, unpack_bytes
+from asgkit.files import sha256
+from asgkit.packed_log import NAME as LOG
+from asgkit.packed_log import read_packed_log
 
-LOGS = ("log.jsonl.xz", "log.jsonl.gz")  # packed by this version and by those before it
-EVIDENCE = ("config.yaml", "metrics.json", "items.npz", "curve.csv", "blind.csv", *LOGS, "examples.npz", "premise.json",
+EVIDENCE = ("config.yaml", "metrics.json", "items.npz", "curve.csv", "blind.csv", LOG, "examples.npz", "premise.json",
             "judging.json", "curve_base.json", "decodings.json")
 MAIN = {"answers": "single", "drawings": "overall"}  # the metric that stands for each side in a figure
-# Left out of packed logs, of which they are a quarter: seeds and a control's rewards follow from the run's seed and
-# step, advantages from the rewards.
-DERIVED = ("proposer/advantages", "generator/advantages", "generator/seeds")
 LIMIT = 60e6  # bytes that results/measured may take: it is cloned with the code
 
 
@@ -100,11 +98,8 @@ class Run(Measurement):
 
     @property
     def log_path(self) -> Path | None:
-        """The packed log, None when there is none. Raises Untraceable when there are two."""
-        found = [self.path / name for name in LOGS if (self.path / name).is_file()]
-        if len(found) > 1:
-            raise Untraceable(f"{self.name} holds two logs, {found[0].name} and {found[1].name}: delete the older one")
-        return found[0] if found else None
+        """The packed log, None when there is none."""
+        return self.path / LOG if (self.path / LOG).is_file() else None
 
     def log(self, fields: Sequence[str] | None = None) -> pd.DataFrame:
         """The log, one row per record; empty when there is none.
@@ -114,9 +109,9 @@ class Run(Measurement):
         path = self.log_path
         if path is None:
             return pd.DataFrame(columns=list(fields or ()))
-        records = map(json.loads, unpack_bytes(path).splitlines())
+        records = read_packed_log(path)
         if fields is None:
-            return pd.DataFrame(list(records))
+            return pd.DataFrame(records)
         return pd.DataFrame([[record.get(name) for name in fields] for record in records], columns=list(fields))
 
 
@@ -177,34 +172,6 @@ def unchanged(base: Measurement, run: Measurement, metric: str) -> bool:
     Stricter than a difference of 0: under `answers/single` all framings must agree, not only their mean.
     """
     return all(np.array_equal(a, b) for a, b in zip(*(_raw(m.items, metric) for m in (base, run)), strict=True))
-
-
-def thin_log(content: bytes) -> bytes:
-    """A log without the fields `DERIVED`; all other bytes of its lines stay as they were."""
-    records = map(json.loads, content.splitlines())
-    return b"".join(json.dumps({name: value for name, value in record.items() if name not in DERIVED},
-                               ensure_ascii=False).encode() + b"\n" for record in records)
-
-
-def repack_logs(results_dir: str | Path) -> tuple[int, int, int]:
-    """Turn every log of `<results_dir>/measured/runs` into a thin `log.jsonl.xz` (`thin_log`).
-
-    Returns (logs changed, bytes before, bytes after); an old file goes only when its twin reads back. Run
-    `asgkit report` afterwards: the sidecars name the files. Raises OSError for a damaged file.
-    """
-    logs = before = after = 0
-    for old in sorted((Path(results_dir) / "measured" / "runs").glob("*/log.jsonl.[gx]z")):
-        whole, size = unpack_bytes(old), old.stat().st_size
-        content, new = thin_log(whole), old.with_suffix(".xz")
-        if new == old and content == whole:
-            continue
-        pack_bytes(content, new)
-        if unpack_bytes(new) != content:
-            raise OSError(f"{new} does not read back as {old.name}: delete it and try again")
-        logs, before, after = logs + 1, before + size, after + new.stat().st_size
-        if old != new:
-            old.unlink()
-    return logs, before, after
 
 
 def measured_bytes(results_dir: str | Path) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -13,7 +12,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy.stats import rankdata, t
 
-from asgkit.files import sha256, unpack_bytes
+from asgkit.files import sha256
+from asgkit.packed_log import read_packed_log
 from asgkit.report.measured import Measured, Measurement, Run
 from asgkit.report.stats import auroc
 from asgkit.report.style import empty_panel
@@ -42,7 +42,7 @@ def _step_means(path: Path, digest: str) -> pd.DataFrame:
 
     The digest of the content is part of the key: a log that was edited is read anew.
     """
-    records = [json.loads(line) for line in unpack_bytes(path).splitlines()]
+    records = read_packed_log(path)
     held = {name: [_number(record.get(name)) for record in records] for name in FIELDS}
     steps = [record["step"] for record in records]
     return pd.DataFrame(held, index=pd.Index(steps, name="step")).groupby(level="step").mean()
