@@ -145,6 +145,7 @@ class LoRAConfig(_Strict):
     rank: int = Field(16, gt=0)
     alpha: int = Field(32, gt=0)
     dropout: float = Field(0.05, ge=0, lt=1)
+    quantise: Literal["", "nf4"] = ""  # nf4: frozen weights of the adapted layers in 4 bits (QLoRA)
 
 
 class OptimiserConfig(_Strict):
@@ -193,6 +194,12 @@ class Config(_Strict):
     optimiser: OptimiserConfig = OptimiserConfig()
     replay: ReplayConfig = ReplayConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+
+    @model_validator(mode="after")
+    def _one_way_to_save_memory(self) -> Config:
+        if self.shard_weights and self.lora.quantise:
+            raise ValueError("shard_weights and lora.quantise do not go together: 4-bit weights cannot be cut")
+        return self
 
 
 # Every difference from the paper's constants (table S1) is listed here, with its reason.

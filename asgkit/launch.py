@@ -29,7 +29,7 @@ def open_backbone(config: Config, device: Device | None = None) -> Backbone:
     device = device or choose_device(config.device, config.precision)
     return load_backbone(config.backbone, base=config.base, lora_rank=config.lora.rank, lora_alpha=config.lora.alpha,
                          lora_dropout=config.lora.dropout, seed=config.seed, device=device.name,
-                         precision=device.precision)
+                         precision=device.precision, quantise=config.lora.quantise)
 
 
 def open_scorer(config: Config, device: Device) -> Backbone | None:

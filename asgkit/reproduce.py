@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import yaml
 
+from asgkit.backbones.quantise import can_quantise
 from asgkit.config import Config, PoolConfig, measured_name, resolve
 from asgkit.console import Refused
 from asgkit.files import read_lines
@@ -198,10 +199,11 @@ def _possible(runs: Sequence[GridRun], say: Callable[[str], None]) -> list[GridR
 
 
 def missing_inputs(config: Config) -> list[str]:
-    """Paths that a run needs and that are not there: its pool (the default one is made) and the judge it names."""
+    """What a run needs and lacks: its pool (the default one is made), the judge it names, an optional library."""
     paths = [] if Path(config.pool.path) == POOL else [config.pool.path]
     paths += [] if config.generator.scorer in ("live", "frozen") else [config.generator.scorer]
-    return [path for path in paths if not Path(path).exists()]
+    absent = [path for path in paths if not Path(path).exists()]
+    return absent + (["bitsandbytes"] if config.lora.quantise and not can_quantise() else [])
 
 
 def _run_grid(grid: Sequence[GridRun], work: Path, measured: Path, workers: int) -> Iterator[Path]:

@@ -12,18 +12,20 @@ from asgkit.backbones.base import BACKBONES, REAL, Backbone
 
 def load_backbone(name: str, *, base: str = "clean", lora_rank: int = 8, lora_alpha: int = 16,
                   lora_dropout: float = 0.0, seed: int = 0, device: str | torch.device = "cpu",
-                  precision: str = "fp32") -> Backbone:
+                  precision: str = "fp32", quantise: str = "") -> Backbone:
     """Open a backbone by name with fresh role adapters (LoRA B is zero, so each role starts as the base).
 
     name: a shipped or a real one, or `my_package.my_module:MyModel`, a class of your own that Python can import; it
     is opened by `MyModel.load(base, rank=, alpha=, dropout=, seed=, device=, precision=)`.
     base: of the tiny models which shipped checkpoint (`clean`, `registers`) or a path to one; of the real ones the
     folder with their weights, or `random` for a tiny instance of their architecture; a class of your own gets it as
-    it is. Raises ValueError for unknown names, for a class that cannot be imported or is no backbone, and for a real
+    it is.
+    quantise: `nf4` for frozen weights in 4 bits (`asgkit.backbones.quantise`); a class of your own gets it only then.
+    Raises ValueError for unknown names, for a class that cannot be imported or is no backbone, and for a real
     model without a base.
     """
     settings = {"rank": lora_rank, "alpha": lora_alpha, "dropout": lora_dropout, "seed": seed, "device": device,
-                "precision": precision}
+                "precision": precision, **({"quantise": quantise} if quantise else {})}
     if ":" in name:
         return _load_own(name, base, settings)
     if name in REAL:

@@ -64,13 +64,14 @@ class Reader:
 
     def __init__(self, network: nn.Module, tokenizer: Tokenizer, spec: BackboneSpec, *,
                  targets: dict[Role, str], rank: int = 8, alpha: int = 16, dropout: float = 0.0, seed: int = 0,
-                 device: str | torch.device = "cpu", precision: str = "fp32") -> None:
+                 device: str | torch.device = "cpu", precision: str = "fp32", quantise: str = "") -> None:
         if precision not in ("fp32", "bf16"):
             raise ValueError(f"precision {precision!r} must be 'fp32' or 'bf16'")
         self.spec, self.precision, self.tokenizer = spec, precision, tokenizer
         self.network = network.to(device).eval()
         self.device = torch.device(device)
-        self.roles = RoleAdapters(self.network, targets, rank=rank, alpha=alpha, dropout=dropout, seed=seed)
+        self.roles = RoleAdapters(self.network, targets, rank=rank, alpha=alpha, dropout=dropout, seed=seed,
+                                  quantise=quantise, compute=torch.bfloat16 if precision == "bf16" else None)
         self.network.to(device)
 
     # -- hooks -------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from asgkit.backbones.base import ROLES, Role
+from asgkit.backbones.quantise import quantise_linears
 
 
 class RoleAdapters:
@@ -22,11 +23,16 @@ class RoleAdapters:
     peft's `set_adapter` turns `requires_grad` off for every adapter but the active one; here each role's tensors
     stay trainable all the time and an optimiser is built from `parameters(role)`, an explicit list, so a role can
     neither be frozen nor trained by accident. Targets are given as one regular expression over full module names
-    per role: a suffix would also match modules that nobody meant.
+    per role: a suffix would also match modules that nobody meant. `quantise="nf4"` keeps the adapted layers in 4 bits,
+    which compute in `compute` (None: the type of their weights).
     """
 
     def __init__(self, network: nn.Module, targets: dict[Role, str], *, rank: int, alpha: int, dropout: float,
-                 seed: int) -> None:
+                 seed: int, quantise: str = "", compute: torch.dtype | None = None) -> None:
+        if quantise not in ("", "nf4"):
+            raise ValueError(f"unknown quantisation {quantise!r}; choose nf4, or nothing for weights as they are")
+        if quantise:
+            quantise_linears(network, targets.values(), compute)
         network.requires_grad_(False)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
