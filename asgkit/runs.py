@@ -1,6 +1,7 @@
 """The run directory: configuration, log, status, and checkpoints from which a run resumes bit for bit.
 
     config.yaml  config.sha256  environment.json  status.json  metrics.json  log.jsonl  timings.jsonl
+    samples/step_000123.png: drawings, for the eye
     checkpoints/step_000123/: role folders, state.safetensors, state.json, manifest.json
 
 A checkpoint is written aside, synced, given a manifest of sha256 sums and then renamed, so a killed process

@@ -34,6 +34,7 @@ from asgkit.rollout import (
 )
 from asgkit.rounds import generation_round
 from asgkit.runs import RunDirectory
+from asgkit.samples import write_samples
 from asgkit.scale import Asked, Drawn, Shard, Team, cut_shards, every, mix_replay
 from asgkit.ste import RollingPercentile
 from asgkit.updates import EMABaseline, grpo_loss, reinforce_loss, sft_loss
@@ -126,6 +127,7 @@ class Trainer:
             stats = self._learn([(d.shard, {"generator": self._generator_batch(d)}) for d in drawn])
         self.tokens += sum(self.team.gather([int(d.made.asked.mask.sum()) for d in drawn]))
         self._push(drawn)
+        self._show(drawn[0])
         return self._gather(record for d in drawn for record in self._generation_records(d, update_fields(stats)))
 
     # -- understanding ---------------------------------------------------------------------------------------------
@@ -231,6 +233,14 @@ class Trainer:
         if self.replay.capacity:
             for image in self.team.gather_images([image for d in drawn for image in d.best_drawings()]):
                 self.replay.push(image)
+
+    def _show(self, drawn: Drawn) -> None:
+        """Drawings of the first generation step after each checkpoint go to `samples/`, for the eye alone."""
+        every = self.config.checkpoint.every
+        before = range((self.step - 1) // every * every + 1, self.step)
+        if self.team.first and all(self.phase(step) == "U" for step in before):
+            write_samples(self.run.path / "samples", self.step, drawn.shard.pictures, drawn.made.groups,
+                          drawn.made.scores.reward.tolist())
 
     def _generation_records(self, drawn: Drawn, shared: dict[str, Any]) -> Iterator[dict[str, Any]]:
         advantages, active = logged_advantages(drawn.rewards, drawn.passed)

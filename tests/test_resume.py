@@ -173,7 +173,7 @@ def test_a_finished_run_is_left_alone(config, reference, tmp_path):
 
 def test_no_file_of_a_run_is_a_pickle(reference):
     suffixes = {p.suffix for p in reference.rglob("*") if p.is_file()}
-    assert suffixes <= {".safetensors", ".json", ".jsonl", ".yaml", ".sha256"}
+    assert suffixes <= {".safetensors", ".json", ".jsonl", ".yaml", ".sha256", ".png"}
 
 
 # -- numbers that are not finite -----------------------------------------------------------------------------------
