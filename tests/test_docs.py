@@ -12,6 +12,7 @@ import pytest
 
 import asgkit
 from asgkit.config import keys
+from asgkit.report.page import BLOCK, PAGE, fill_page
 from asgkit.schema import FIELDS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,3 +80,9 @@ def test_the_results_page_quotes_only_cells_of_the_table() -> None:
              for table in tables if "delta" in table for r in table.itertuples()}
     quoted = re.findall(r"[+-]\d+\.\d \[[+-]\d+\.\d, [+-]\d+\.\d\]", (folder / "README.md").read_text())
     assert len(quoted) >= 100 and set(quoted) <= known
+
+
+def test_the_tables_of_the_results_page_are_those_of_the_report() -> None:
+    folder = ROOT / "results" / "measured"
+    text = (folder / PAGE).read_text()
+    assert len(BLOCK.findall(text)) >= 16 and fill_page(text, folder) == text

@@ -14,6 +14,7 @@ from asgkit.report import verify as module
 from asgkit.report.audit import as_json, as_markdown, run_audit
 from asgkit.report.build import build_report
 from asgkit.report.measured import load_measured
+from asgkit.report.page import fill_page
 from asgkit.report.verify import size_line, verify
 
 LOG = f"results/measured/runs/{data.BASE}-joint-s0/{NAME}"
@@ -83,6 +84,16 @@ def test_a_cell_changed_together_with_its_hash_is_found_by_the_rebuild(root):
     sidecar.write_text(json.dumps(content))
     assert verify(root, rebuild=False) == []
     assert _paths(verify(root)) == {f"figures/gains_{data.BASE}.csv"}
+
+
+def test_a_changed_number_on_the_results_page_is_found(root):
+    page = root / "results/measured/README.md"
+    block = ("<!-- arms\ngrid: headline\narms: [joint]\ncolumns:\n  answers: [answers/single, base]\n-->\n"
+             "<!-- end of arms -->\n")
+    page.write_text(fill_page(block, root / "results/measured"))
+    assert verify(root) == []
+    page.write_text(page.read_text().replace("| 2 |", "| 5 |"))
+    assert _paths(verify(root)) == {"results/measured/README.md"}
 
 
 def test_a_changed_log_line_is_found(root):

@@ -21,6 +21,7 @@ from asgkit.report import (
 from asgkit.report.build_tables import write_published, write_tables
 from asgkit.report.gains import Gains
 from asgkit.report.measured import MAIN, Measured, Measurement, Run, load_measured
+from asgkit.report.page import PAGE, write_page
 from asgkit.report.provenance import provenance
 from asgkit.report.stats import paired_bootstrap
 from asgkit.report.style import empty_panel, save_figure
@@ -41,14 +42,16 @@ def build_report(results_dir: str | Path = Path("results"), figures_dir: str | P
                  tables_dir: str | Path | None = None, paper_dir: str | Path | None = None) -> list[Path]:
     """Write every table and figure of what `<results_dir>` holds; returns the files written.
 
-    Measured tables go to `tables_dir` (default `<results_dir>/measured`). Where `<results_dir>/paper` holds the
-    published numbers, their layouts go to `paper_dir` (default `<results_dir>/paper/tables`) and their measured twins
+    Measured tables go to `tables_dir` (default `<results_dir>/measured`), and there the results page, if there is one,
+    with its tables filled (`asgkit.report.page`). Where `<results_dir>/paper` holds the published numbers, their layouts go to `paper_dir` (default `<results_dir>/paper/tables`) and their measured twins
     to `tables_dir`. Raises Untraceable when a number does not follow from its items.
     """
     results, drawn = Path(results_dir), Path(figures_dir)
     measured = load_measured(results)
     gains = Gains(measured, RESAMPLES)
-    written = write_tables(measured, gains, results, Path(tables_dir) if tables_dir else results / "measured")
+    tables = Path(tables_dir) if tables_dir else results / "measured"
+    written = write_tables(measured, gains, results, tables)
+    written += write_page(results / "measured" / PAGE, tables, tables / PAGE)
     written += write_published(results, Path(paper_dir) if paper_dir else results / "paper" / "tables")
     return written + _figures(measured, joint_table(measured, gains=gains), results, drawn)
 

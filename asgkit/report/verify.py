@@ -11,6 +11,7 @@ from asgkit.files import sha256
 from asgkit.report.audit import as_json, as_markdown, run_audit
 from asgkit.report.build import build_report
 from asgkit.report.measured import LIMIT, Untraceable, measured_bytes
+from asgkit.report.page import PAGE
 from asgkit.report.provenance import as_text, embedded, read_sidecar, versions
 from asgkit.report.published import PublishedError
 
@@ -131,7 +132,15 @@ def _check_rebuild(root: Path, sidecars: list[Path]) -> list[Finding]:
         have = set(sidecars)
         lacking = [f"{name}/{path.name}" for name, fresh in anew.items() for path in sorted(fresh.glob("*.json"))
                    if root / name / path.name not in have]
+        findings += _check_page(root, anew["results/measured"] / PAGE)
         return findings + [Finding(name, "missing, with what it describes; make it: asgkit report") for name in lacking]
+
+
+def _check_page(root: Path, fresh: Path) -> list[Finding]:
+    page = root / "results" / "measured" / PAGE
+    if not page.is_file() or page.read_bytes() == fresh.read_bytes():
+        return []
+    return [Finding(page.relative_to(root).as_posix(), "its tables are not those of the measured runs: asgkit report")]
 
 
 def _compare(root: Path, path: Path, folder: Path) -> list[Finding]:
