@@ -43,8 +43,9 @@ def build_report(results_dir: str | Path = Path("results"), figures_dir: str | P
     """Write every table and figure of what `<results_dir>` holds; returns the files written.
 
     Measured tables go to `tables_dir` (default `<results_dir>/measured`), and there the results page, if there is one,
-    with its tables filled (`asgkit.report.page`). Where `<results_dir>/paper` holds the published numbers, their layouts go to `paper_dir` (default `<results_dir>/paper/tables`) and their measured twins
-    to `tables_dir`. Raises Untraceable when a number does not follow from its items.
+    with its tables filled (`asgkit.report.page`). Where `<results_dir>/paper` holds the published numbers, their
+    layouts go to `paper_dir` (default `<results_dir>/paper/tables`) and their measured twins to `tables_dir`. Raises
+    Untraceable when a number does not follow from its items.
     """
     results, drawn = Path(results_dir), Path(figures_dir)
     measured = load_measured(results)
