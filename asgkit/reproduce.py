@@ -253,10 +253,12 @@ def _report(results: Path, figures: Path, fresh: Path, fresh_figures: Path, made
     """Tables and figures of the committed results, and in folders of their own those of the fresh runs."""
     from asgkit.report.build import build_report
 
-    for what, source, to in (("committed results", results, figures), ("fresh runs", fresh, fresh_figures)):
+    # of a few fresh runs most figures would be empty panels
+    for what, source, to, empty in (("committed results", results, figures, True),
+                                    ("fresh runs", fresh, fresh_figures, False)):
         if not (source / "measured").is_dir():
             say(f"no {source / 'measured'}: no report of the {what}")
             continue
         with made.timed(f"report of the {what}", say) as paths:
-            files = build_report(source, to)
+            files = build_report(source, to, empty=empty)
             paths.append(f"{len(files)} files in {source / 'measured'} and {to}")

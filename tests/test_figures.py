@@ -203,3 +203,5 @@ def test_build_without_results_makes_empty_panels_only(tmp_path, monkeypatch):
     written = build_report(tmp_path / "results", tmp_path / "figures")
     assert len([p for p in written if p.suffix == ".png"]) == len(_FIGURES) + len(_BY_BASE) + len(_SHARED)
     assert all("asgkit" in p.read_text() for p in written if p.suffix == ".csv")
+    assert not [p for p in build_report(tmp_path / "results", tmp_path / "few", empty=False) if p.suffix == ".png"]
+    assert not (tmp_path / "few").exists()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from asgkit.report import (
     figures,
@@ -24,7 +25,7 @@ from asgkit.report.measured import MAIN, Measured, Measurement, Run, load_measur
 from asgkit.report.page import PAGE, write_page
 from asgkit.report.provenance import provenance
 from asgkit.report.stats import paired_bootstrap
-from asgkit.report.style import empty_panel, save_figure
+from asgkit.report.style import empty_panel, is_empty, save_figure
 from asgkit.report.tables import DESIGNED, MAIN_ARMS, joint_table
 
 # Shipped bases: without results their figures are empty panels.
@@ -39,12 +40,14 @@ class _Nothing(Exception):
 
 
 def build_report(results_dir: str | Path = Path("results"), figures_dir: str | Path = Path("figures"),
-                 tables_dir: str | Path | None = None, paper_dir: str | Path | None = None) -> list[Path]:
+                 tables_dir: str | Path | None = None, paper_dir: str | Path | None = None, *,
+                 empty: bool = True) -> list[Path]:
     """Write every table and figure of what `<results_dir>` holds; returns the files written.
 
     Measured tables go to `tables_dir` (default `<results_dir>/measured`), and there the results page, if there is one,
     with its tables filled (`asgkit.report.page`). Where `<results_dir>/paper` holds the published numbers, their
-    layouts go to `paper_dir` (default `<results_dir>/paper/tables`) and their measured twins to `tables_dir`. Raises
+    layouts go to `paper_dir` (default `<results_dir>/paper/tables`) and their measured twins to `tables_dir`.
+    `empty`: whether a figure that lacks all its runs is written too, as a panel that names their command. Raises
     Untraceable when a number does not follow from its items.
     """
     results, drawn = Path(results_dir), Path(figures_dir)
@@ -54,12 +57,17 @@ def build_report(results_dir: str | Path = Path("results"), figures_dir: str | P
     written = write_tables(measured, gains, results, tables)
     written += write_page(results / "measured" / PAGE, tables, tables / PAGE)
     written += write_published(results, Path(paper_dir) if paper_dir else results / "paper" / "tables")
-    return written + _figures(measured, joint_table(measured, gains=gains), results, drawn)
+    return written + _figures(measured, joint_table(measured, gains=gains), results, drawn, empty)
 
 
-def _figures(measured: Measured, table: pd.DataFrame, results: Path, folder: Path) -> list[Path]:
+def _figures(measured: Measured, table: pd.DataFrame, results: Path, folder: Path, empty: bool) -> list[Path]:
     """One figure per base and kind, then those that show several bases; what is missing leaves an empty panel."""
     written: list[Path] = []
+
+    def save(name: str, fig: Figure, data: pd.DataFrame, used: list[Measurement]) -> None:
+        if empty or not is_empty(data):
+            written.extend(save_figure(fig, folder / name, data, provenance(used, results)))
+
     for base in sorted({*EXPECTED, *(run.base for run in measured.runs)}):
         for name, make in _FIGURES.items():
             try:
@@ -68,13 +76,11 @@ def _figures(measured: Measured, table: pd.DataFrame, results: Path, folder: Pat
                 (fig, data), used = empty_panel(f"{name} of {base}: {missing}"), []
             if base.endswith(DESIGNED):
                 fig.suptitle("base registers: framings err independently by design", fontsize=6, color="0.35")
-            written += save_figure(fig, folder / f"{name}_{base}", data, provenance(used, results))
+            save(f"{name}_{base}", fig, data, used)
         for name, draw in _BY_BASE.items():
-            fig, data, used = draw(measured, base)
-            written += save_figure(fig, folder / f"{name}_{base}", data, provenance(used, results))
+            save(f"{name}_{base}", *draw(measured, base))
     for name, draw in _SHARED.items():
-        fig, data, used = draw(measured)
-        written += save_figure(fig, folder / name, data, provenance(used, results))
+        save(name, *draw(measured))
     return written
 
 

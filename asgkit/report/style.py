@@ -99,3 +99,8 @@ def empty_panel(message: str) -> tuple[Figure, pd.DataFrame]:
         ax.set_axis_off()
         ax.text(0.5, 0.5, message, ha="center", va="center", color="0.35")
     return fig, pd.DataFrame({"missing": [message]})
+
+
+def is_empty(data: pd.DataFrame) -> bool:
+    """Whether a figure's points are those of `empty_panel`."""
+    return list(data.columns) == ["missing"]
