@@ -51,7 +51,7 @@ ROWS: dict[str, dict[str, list[tuple[str, str]]]] = {
           "w/o generation loop (understanding only)": _on("u-only"),
           "w/o understanding loop (generation only)": _on("g-only"), "Self-generated images only": _on("self-images")},
     "6": {"BLIP3o-8B (base)": _ar(BASE), "LoRA (default)": _ar("joint"), "QLoRA (4-bit)": _ar("qlora"),
-          "SFT (self-generated data)": _ar("sft-self"), "Full fine-tuning": _ar("full-rank")},
+          "SFT (self-generated data)": _ar("sft-self"), "Full fine-tuning": _ar("full-rank", "full-rank-slow")},
     "S2": {"LoRA rank r = 2": _ar("u-r-2"), "LoRA rank r = 8": _ar("u-only"), "LoRA rank r = 32": _ar("u-r-32"),
            "PPS count N = 3": _ar("u-n-3"), "PPS count N = 5": _ar("u-n-5"), "PPS count N = 7": _ar("u-only"),
            "Proposer candidates K = 2": _ar("u-k-2"), "Proposer candidates K = 3": _ar("u-only"),
