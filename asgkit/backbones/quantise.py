@@ -29,7 +29,7 @@ def quantise_linears(network: nn.Module, targets: Iterable[str], compute: torch.
     installed, or when no layer matches.
     """
     if not can_quantise():
-        raise ValueError("lora.quantise=nf4 needs bitsandbytes: pip install 'asgkit[qlora]'")
+        raise ValueError("lora.quantise=nf4 needs bitsandbytes: pip install 'bitsandbytes>=0.50,<0.51'")
     patterns = [re.compile(target) for target in targets]
     names = [name for name, layer in network.named_modules()
              if type(layer) is nn.Linear and any(pattern.fullmatch(name) for pattern in patterns)]
