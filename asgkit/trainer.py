@@ -14,17 +14,20 @@ from torch import Tensor
 
 from asgkit.ask import TargetEntropy
 from asgkit.backbones.base import ROLES, Backbone, Role, TextStats
-from asgkit.checkpoint import resume_trainer, save_trainer
 from asgkit.config import Config
-from asgkit.faults import BadStepGuard, NonFiniteValue, StopSignal
-from asgkit.objectives import Batch, DrawingBatch, TextBatch, drawing_batch, logged_advantages
-from asgkit.optim import RoleOptimiser, UpdateStats, learn
-from asgkit.pool import ImagePool
+from asgkit.errors import BadStepGuard, NonFiniteValue, StopSignal
+from asgkit.learning.objectives import Batch, DrawingBatch, TextBatch, drawing_batch, logged_advantages
+from asgkit.learning.optimiser import RoleOptimiser, UpdateStats, learn
+from asgkit.learning.replay import ReplayBuffer
+from asgkit.pool.folder import ImagePool
+from asgkit.recipes.asg_records import UnderstandingRow, generation_record, update_fields
 from asgkit.recipes.controls import Judge, control_rewards, own_answers
-from asgkit.records import UnderstandingRow, generation_record, update_fields
-from asgkit.replay import ReplayBuffer
-from asgkit.rewards import reward_answers, reward_questions
-from asgkit.rollout import (
+from asgkit.recipes.rewards import reward_answers, reward_questions
+from asgkit.runs.checkpoint import resume_trainer, save_trainer
+from asgkit.runs.directory import RunDirectory
+from asgkit.runs.samples import write_samples
+from asgkit.scale.team import Asked, Drawn, Shard, Team, cut_shards, every, mix_replay
+from asgkit.stages.answer import (
     Rollout,
     Solved,
     answer_questions,
@@ -32,10 +35,7 @@ from asgkit.rollout import (
     propose,
     taught_rollout,
 )
-from asgkit.rounds import generation_round
-from asgkit.runs import RunDirectory
-from asgkit.samples import write_samples
-from asgkit.scale import Asked, Drawn, Shard, Team, cut_shards, every, mix_replay
+from asgkit.stages.generation import generation_round
 from asgkit.ste import RollingPercentile
 from asgkit.updates import EMABaseline, grpo_loss, reinforce_loss, sft_loss
 

@@ -8,7 +8,7 @@ import numpy as np
 import report_data as data
 import yaml
 
-from asgkit.packed_log import NAME, pack_log
+from asgkit.runs.packed_log import NAME, pack_log
 
 CLEAN = ("tiny-ar-clean", "tiny-flow-clean", "tiny-diffusion-clean")
 CYCLES, IMAGES, CANDIDATES = 20, 2, 4

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from asgkit.packed_log import NAME, pack_log
+from asgkit.runs.packed_log import NAME, pack_log
 from asgkit.shapes.benchmark import TAGS
 from asgkit.shapes.text import FAMILIES
 

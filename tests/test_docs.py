@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from paths import ROOT
 
 import asgkit
 from asgkit.config import keys
-from asgkit.report.page import BLOCK, PAGE, fill_page
-from asgkit.schema import FIELDS
+from asgkit.report.page.page import BLOCK, PAGE, fill_page
+from asgkit.runs.schema import FIELDS
 
-ROOT = Path(__file__).resolve().parents[1]
 METHOD = ROOT / "docs" / "method.md"
 PAGES = [ROOT / "README.md", METHOD, ROOT / "docs" / "real_backbones.md"]
 

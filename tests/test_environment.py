@@ -16,8 +16,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+from paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 # conda-forge's name -> the distribution it installs.
 CONDA_NAMES = {"matplotlib-base": "matplotlib"}
 # Entries of environment.yml that are tools of the environment, not imports of the package.

@@ -11,10 +11,10 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
+from paths import ROOT
 
-from asgkit.teaching import EXERCISES
+from asgkit.lessons.helpers import EXERCISES
 
-ROOT = Path(__file__).resolve().parents[1]
 PATHS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 BATCH = sorted((ROOT / "notebooks" / "batch").glob("*.ipynb"))  # to run with other parameters, over bases and seeds
 NAMES = ["00_start_here", "01_one_backbone_three_roles", "02_ask", "03_solve", "04_solver_token_entropy",

@@ -13,17 +13,23 @@ import torch
 from loops import moved, same, weights
 from PIL import ImageOps
 
-from asgkit import ask, draw, objectives, optim, rewards, rollout, rounds, score, solve, ste, trainer, updates
-from asgkit import launch as launch_module
+from asgkit import ask, draw, solve, ste, trainer, updates
 from asgkit.backbones import ROLES, Backbone, load_backbone
 from asgkit.backbones.base import BACKBONES, REAL
 from asgkit.config import Config, resolve
 from asgkit.evals.shapes import evaluate_answers, evaluate_drawings
-from asgkit.pool import ImagePool
-from asgkit.rollout import greedy_difficulty
-from asgkit.runs import RunDirectory, load_checkpoint
-from asgkit.schema import validate_record
-from asgkit.score import Card, similarities
+from asgkit.learning import objectives
+from asgkit.learning import optimiser as optim
+from asgkit.pool.folder import ImagePool
+from asgkit.recipes import rewards
+from asgkit.runs.directory import RunDirectory, load_checkpoint
+from asgkit.runs.schema import validate_record
+from asgkit.scale import launch as launch_module
+from asgkit.stages import answer as rollout
+from asgkit.stages import generation as rounds
+from asgkit.stages import judge as score
+from asgkit.stages.answer import greedy_difficulty
+from asgkit.stages.judge import Card, similarities
 
 STEPS, HALF = 5, 3  # three U steps, two G steps; a run that stops after the U steps is resumed into the G steps
 # Few and short texts: a random network says nothing worth more. Nothing here depends on the backbone.

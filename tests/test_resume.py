@@ -15,11 +15,11 @@ import pytest
 import torch
 from loops import moved, open_trainer, small_config, weights
 
-from asgkit import rewards as rewards_module
-from asgkit import rounds as rounds_module
-from asgkit.faults import TrainingAborted
-from asgkit.launch import train
-from asgkit.runs import RunDirectory, load_checkpoint
+from asgkit.errors import TrainingAborted
+from asgkit.recipes import rewards as rewards_module
+from asgkit.runs.directory import RunDirectory, load_checkpoint
+from asgkit.scale.launch import train
+from asgkit.stages import generation as rounds_module
 
 HALF, WHOLE = 4, 8
 # Everything that has a memory is switched on: dropout, momentum, an adaptive KL, replay, baselines, warm-up.
@@ -68,9 +68,9 @@ import json, os, signal, sys, time
 import torch
 torch.set_num_threads(1)
 from asgkit.config import from_dict
-from asgkit.faults import StopRequested
-from asgkit.launch import train
-from asgkit.optim import RoleOptimiser
+from asgkit.errors import StopRequested
+from asgkit.scale.launch import train
+from asgkit.learning.optimiser import RoleOptimiser
 
 path, mode, config = sys.argv[1], sys.argv[2], from_dict(json.loads(sys.argv[3]))
 apply, done = RoleOptimiser.apply, []

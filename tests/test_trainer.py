@@ -11,12 +11,12 @@ from loops import moved, open_trainer, same, small_config, weights
 from asgkit import trainer as trainer_module
 from asgkit.backbones import ROLES
 from asgkit.draw import diversity
+from asgkit.errors import StopRequested
 from asgkit.evals.oracle import ShapesJudge
-from asgkit.faults import StopRequested
-from asgkit.launch import train
-from asgkit.runs import RunExists, read_log
-from asgkit.schema import validate_record
-from asgkit.score import pixels
+from asgkit.runs.directory import RunExists, read_log
+from asgkit.runs.schema import validate_record
+from asgkit.scale.launch import train
+from asgkit.stages.judge import pixels
 
 CYCLE = "UUUGG"
 

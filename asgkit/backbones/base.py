@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from PIL import Image
 from torch import Tensor, nn
 
-from asgkit.prompts import Prompts
+from asgkit.backbones.prompts import Prompts
 
 Role = Literal["proposer", "solver", "generator"]
 BACKBONES = ("tiny-ar", "tiny-flow", "tiny-diffusion")  # shipped with their weights

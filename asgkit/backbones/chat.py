@@ -10,7 +10,7 @@ from tokenizers import Tokenizer as FastTokenizer
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from asgkit.prompts import Prompts
+from asgkit.backbones.prompts import Prompts
 
 RULES = "Use only what the image shows. Give the final answer alone, in as few words as possible.\nQuestion: {question}"
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from asgkit.backbones.base import Backbone, Role
 from asgkit.evals.shapes import BLOCK
-from asgkit.files import write_atomic
+from asgkit.runs.files import write_atomic
 from asgkit.shapes.benchmark import VQABenchmark, vqa_benchmark
 from asgkit.shapes.text import FAMILIES
 from asgkit.solve import normalise_answer

@@ -12,8 +12,8 @@ import numpy as np
 from asgkit.evals import geneval_hf
 from asgkit.evals.geneval_scoring import TAGS
 from asgkit.evals.protocol import Protocol, ProtocolMismatch, require_comparable
-from asgkit.files import read_lines, write_json
-from asgkit.report.stats import paired_bootstrap
+from asgkit.runs.files import read_lines, write_json
+from asgkit.stats.intervals import paired_bootstrap
 
 
 @dataclass(frozen=True)

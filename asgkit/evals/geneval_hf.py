@@ -23,7 +23,7 @@ from asgkit.evals.geneval_scoring import TAGS, Clause, Detection, Rules, judge, 
 from asgkit.evals.protocol import Protocol, claim_folder
 from asgkit.evals.subject import Subject
 from asgkit.evals.vqa_images import digest
-from asgkit.files import append_line, read_lines, sha256, write_json
+from asgkit.runs.files import append_line, read_lines, sha256, write_json
 
 NAME = "geneval_hf"
 WHOLE = (553, 4)  # prompts and drawings of each in the published protocol

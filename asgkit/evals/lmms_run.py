@@ -12,7 +12,7 @@ from typing import Any
 from asgkit.evals.presets import graded_outside
 from asgkit.evals.subject import Subject
 from asgkit.evals.vqa import BenchmarkError, VQASettings
-from asgkit.files import append_line, write_json
+from asgkit.runs.files import append_line, write_json
 
 
 def require_lmms_eval() -> None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asgkit.files import write_json
-from asgkit.runs import flatten
+from asgkit.runs.directory import flatten
+from asgkit.runs.files import write_json
 
 FILE = "protocol.json"
 

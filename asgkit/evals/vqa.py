@@ -14,7 +14,7 @@ from asgkit.backbones.base import Backbone
 from asgkit.evals.presets import BY_TASK, DEFAULT_MAX_NEW_TOKENS
 from asgkit.evals.subject import Subject
 from asgkit.evals.vqa_images import Fit, Mode, Shuffle, blank, digest, fit_image, montage
-from asgkit.files import append_line, sha256
+from asgkit.runs.files import append_line, sha256
 
 DIFFERENCES = (
     "several pictures of one item are shown as one grid (published evaluations pass them one by one)",

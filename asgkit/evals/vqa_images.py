@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageOps
 
-from asgkit.files import sha256
+from asgkit.runs.files import sha256
 
 Mode = Literal["real", "blank", "shuffled"]
 MODES: tuple[Mode, ...] = ("real", "blank", "shuffled")

@@ -10,23 +10,21 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from asgkit.report import (
-    figures,
-    figures_blind,
-    figures_dynamics,
-    figures_ours,
-    figures_relations,
-    figures_rewards,
-    figures_signals,
-)
-from asgkit.report.build_tables import write_published, write_tables
-from asgkit.report.gains import Gains
-from asgkit.report.measured import MAIN, Measured, Measurement, Run, load_measured
-from asgkit.report.page import PAGE, write_page
+from asgkit.report.figures import blind as figures_blind
+from asgkit.report.figures import dynamics as figures_dynamics
+from asgkit.report.figures import ours as figures_ours
+from asgkit.report.figures import per_base as figures
+from asgkit.report.figures import relations as figures_relations
+from asgkit.report.figures import rewards as figures_rewards
+from asgkit.report.figures import signals as figures_signals
+from asgkit.report.figures.style import empty_panel, is_empty, save_figure
+from asgkit.report.page.page import PAGE, write_page
 from asgkit.report.provenance import provenance
-from asgkit.report.stats import paired_bootstrap
-from asgkit.report.style import empty_panel, is_empty, save_figure
-from asgkit.report.tables import DESIGNED, MAIN_ARMS, joint_table
+from asgkit.report.tables.build import write_published, write_tables
+from asgkit.report.tables.gains import Gains
+from asgkit.report.tables.measured import MAIN, Measured, Measurement, Run, load_measured
+from asgkit.report.tables.tables import DESIGNED, MAIN_ARMS, joint_table
+from asgkit.stats.intervals import paired_bootstrap
 
 # Shipped bases: without results their figures are empty panels.
 EXPECTED = ("tiny-ar-clean", "tiny-ar-registers", "tiny-flow-clean", "tiny-diffusion-clean")
@@ -45,7 +43,7 @@ def build_report(results_dir: str | Path = Path("results"), figures_dir: str | P
     """Write every table and figure of what `<results_dir>` holds; returns the files written.
 
     Measured tables go to `tables_dir` (default `<results_dir>/measured`), and there the results page, if there is one,
-    with its tables filled (`asgkit.report.page`). Where `<results_dir>/paper` holds the published numbers, their
+    with its tables filled (`asgkit.report.page.page`). Where `<results_dir>/paper` holds the published numbers, their
     layouts go to `paper_dir` (default `<results_dir>/paper/tables`) and their measured twins to `tables_dir`.
     `empty`: whether a figure that lacks all its runs is written too, as a panel that names their command. Raises
     Untraceable when a number does not follow from its items.

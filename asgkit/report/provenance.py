@@ -13,8 +13,8 @@ from typing import Any
 from PIL import Image
 
 from asgkit import __version__
-from asgkit.files import sha256, write_json
-from asgkit.report.measured import Measurement, Run
+from asgkit.report.tables.measured import Measurement, Run
+from asgkit.runs.files import sha256, write_json
 
 COMMAND = "asgkit report"
 KEY = "asgkit"  # of the PNG text chunk that holds the provenance

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
-from asgkit.report.claims import Claim, as_json, assess_all, effect, load_claims
-from asgkit.report.measured import Measured
-from asgkit.report.stats import holm, mcnemar
-from asgkit.report.tables import to_markdown
+from asgkit.report.claims.claims import Claim, as_json, assess_all, effect, load_claims
+from asgkit.report.tables.measured import Measured
+from asgkit.report.tables.tables import to_markdown
+from asgkit.stats.intervals import holm, mcnemar
 
 CLAIM_COLUMNS = ("claim", "comparison", "effect [95%]", "n", "seeds", "verdict")
 FLIP_COLUMNS = ("group", "n", "fixed", "broken", "net", "p", "holm")

@@ -7,13 +7,13 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from asgkit.files import sha256
-from asgkit.report.audit import as_json, as_markdown, run_audit
+from asgkit.report.audit.audit import as_json, as_markdown, run_audit
 from asgkit.report.build import build_report
-from asgkit.report.measured import LIMIT, Untraceable, measured_bytes
-from asgkit.report.page import PAGE
+from asgkit.report.page.page import PAGE
 from asgkit.report.provenance import as_text, embedded, read_sidecar, versions
-from asgkit.report.published import PublishedError
+from asgkit.report.tables.measured import LIMIT, Untraceable, measured_bytes
+from asgkit.report.tables.published import PublishedError
+from asgkit.runs.files import sha256
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from asgkit.backbones.tiny.pretrain import PretrainConfig, reading_losses, train
 from asgkit.backbones.tiny.prompts import DRAW, vocabulary
 from asgkit.backbones.tiny.tokenizer import WordTokenizer
 from asgkit.backbones.tiny.trunk import TrunkConfig
-from asgkit.objectives import draw_times
+from asgkit.learning.objectives import draw_times
 from asgkit.shapes.text import caption, caption_styles
 from asgkit.shapes.world import render, sample_scene
 

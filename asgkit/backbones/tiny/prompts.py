@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asgkit.prompts import Prompts
+from asgkit.backbones.prompts import Prompts
 
 ANSWER, ASK, DIAGNOSE, CAPTION, DRAW = "<answer>", "<ask>", "<diagnose>", "<caption>", "<draw>"
 STYLES = ("objects", "relation", "count", "shapes")  # caption styles, named in the request

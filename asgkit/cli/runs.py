@@ -1,0 +1,335 @@
+"""The commands that train and score models: pretrain, premise, train, eval. `asgkit.cli.app` registers them."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from asgkit.cli.console import Overrides, Refused, Threads, TrainProgress, out, refusing, table
+from asgkit.config import Config, PoolConfig, measured_name, parse_override, resolve
+
+
+def pretrain(
+    model: Annotated[str, typer.Argument(help="tiny-ar, tiny-flow or tiny-diffusion")],
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps of every stage (default: as shipped).")]
+    = None,
+    seed: Annotated[int | None, typer.Option(help="Seed (default: as the shipped base).")] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Scenes per step.")] = None,
+    registers: Annotated[float | None, typer.Option(
+        min=0.0, max=1.0, help="Second stage of tiny-ar: teach a clean base errors of this strength.")] = None,
+    source: Annotated[Path | None, typer.Option("--from", help="Clean base of the second stage.")] = None,
+    snapshots: Annotated[str, typer.Option(help="Steps of the reading stage to keep as well: 60,150,400.")] = "",
+    to: Annotated[Path | None, typer.Option("--out", help="Checkpoint to write (.safetensors).")] = None,
+    precision: Annotated[str, typer.Option(help="bf16, or fp32 for processors without bf16.")] = "bf16",
+    threads: Threads = 1,
+) -> None:
+    """Train a tiny base on labelled scenes: the only place where labels teach a model.
+
+    On one core 8 minutes (tiny-ar), 17 (tiny-flow), 22 (tiny-diffusion). Examples: [bold]asgkit pretrain tiny-ar --out
+    my.safetensors[/] · [bold]asgkit pretrain tiny-ar --registers 0.25 --out my-registers.safetensors[/] · [bold]asgkit
+    pretrain tiny-flow[/]. Then train on it: [bold]asgkit train base=my.safetensors[/]
+    """
+    from asgkit.backbones.base import BACKBONES
+    from asgkit.scale.launch import use_threads
+
+    if model not in BACKBONES:
+        near = difflib.get_close_matches(model, BACKBONES, n=1, cutoff=0.0)
+        raise Refused(f"unknown model {model!r}; did you mean {near[0]!r}? Models: {', '.join(BACKBONES)}")
+    if model != "tiny-ar" and registers is not None:
+        raise Refused(f"--registers is for tiny-ar; {model} has the base clean alone")
+    if precision not in ("bf16", "fp32"):
+        raise Refused(f"unknown precision {precision!r}; choose bf16 or fp32")
+    if source and registers is None:
+        raise Refused("--from is the base of the second stage; give its strength too: --registers 0.25")
+    path = to or Path("results/pretrain") / f"{model}-{'clean' if registers is None else 'registers'}.safetensors"
+    if path.exists():
+        raise Refused(f"{path} exists; name another file with --out")
+    use_threads(threads)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    chosen = {"steps": steps, "seed": seed, "images": images, "registers": registers, "precision": precision}
+    chosen = {k: v for k, v in chosen.items() if v is not None}
+    keep = _snapshot_steps(snapshots)
+    if model == "tiny-ar":
+        _pretrain_codes(path, chosen, source, keep)
+    else:
+        _pretrain_latent(model, path, chosen, keep)
+    log = path.with_suffix(".jsonl").name
+    out.print(f"wrote {path} and {log}; train on it: asgkit train {_as_backbone(model)}base={path}", markup=False,
+              highlight=False)
+
+
+def _as_backbone(model: str) -> str:
+    return "" if model == "tiny-ar" else f"backbone={model} "
+
+
+def _snapshot_steps(text: str) -> set[int]:
+    if text and not all(part.strip().isdigit() for part in text.split(",")):
+        raise Refused(f"--snapshots {text}: give step numbers with commas between them, as 60,150,400")
+    return {int(part) for part in text.split(",")} if text else set()
+
+
+def _pretrain_codes(path: Path, chosen: dict[str, Any], source: Path | None, keep: set[int]) -> None:
+    from asgkit.backbones.tiny import pretrain as stage
+    from asgkit.backbones.tiny.understand import CHECKPOINTS
+
+    config = stage.PretrainConfig(**{**(stage.REGISTERS if "registers" in chosen else {}), **chosen})
+    log = path.with_suffix(".jsonl")
+    if "registers" in chosen:
+        with refusing(ValueError):  # a base of another version
+            network = stage.finetune_registers(source or CHECKPOINTS / "tiny-ar-clean.safetensors", config, log)
+    else:
+        network = stage.new_network(config)
+        stage.train(network, config, log, after=lambda step: step in keep and stage.save(
+            network, config, path.with_name(f"{path.stem}-step{step}.safetensors")))
+    stage.save(network, config, path)
+
+
+def _pretrain_latent(model: str, path: Path, chosen: dict[str, Any], keep: set[int]) -> None:
+    from asgkit.backbones.tiny import pretrain_latent as stage
+
+    config = stage.latent_config(model, **chosen)
+    network = stage.new_network(model, config.seed)
+    stage.train_stages(network, config, path.with_suffix(".jsonl"), after=lambda step: step in keep and stage.save(
+        network, config, path.with_name(f"{path.stem}-step{step}.safetensors")))
+    stage.save(network, config, path)
+
+
+def premise(
+    overrides: Overrides = None,
+    split: Annotated[str, typer.Option(help="dev (settings are chosen on it) or test.")] = "dev",
+    to: Annotated[Path | None, typer.Option("--out", help="JSON file to write as well.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="280 questions and 30 groups only.")] = False,
+    results: Annotated[Path, typer.Option(help="Where runs of the arm oracle are looked for.")] = Path("results"),
+    threads: Threads = 1,
+) -> None:
+    """Measure on the base whether the method can work at all: voting gain, H_sc and STE as error detectors, R_g.
+
+    A second table says which conditions hold and what follows where one does not. Examples:
+    [bold]asgkit premise --quick[/] · [bold]asgkit premise backbone=tiny-flow[/] ·
+    [bold]asgkit premise base=registers --split test --out premise.json[/] ·
+    [bold]asgkit premise backbone=tiny-flow generator.scorer=CHECKPOINT[/] (another judge of the same drawings)
+    """
+    from asgkit.experiments import premise as report
+    from asgkit.lessons.verdicts import judge_premise, print_verdicts
+    from asgkit.scale.launch import open_scorer, use_threads
+
+    if split not in ("dev", "test"):
+        raise Refused(f"unknown split {split!r}; choose dev or test")
+    if to and to.is_dir():
+        raise Refused(f"{to} is a folder; name a file with --out, for example {to / 'premise.json'}")
+    use_threads(threads)
+    config = resolve("tiny", overrides or [])
+    scorer = open_scorer(config, _device(config))
+    found = report.measure_premise(check_backbone(config), split=split, seed=config.seed, config=config, scorer=scorer,
+                                   **(report.QUICK if quick else report.FULL))
+    found["oracle_gain"] = report.oracle_gain(results, config.backbone, report.base_name(config))
+    report.print_premise(found, out)
+    print_verdicts(judge_premise(found), out)
+    if "registers" in found["base"]:
+        out.print("On the base registers the framings err independently by design: its voting gain is built in.")
+    if to:
+        report.write_premise(to, found)
+        out.print(f"wrote {to}", markup=False, highlight=False)
+
+
+def train(
+    overrides: Overrides = None,
+    preset: Annotated[str | None, typer.Option(help="smoke, tiny or paper (default: tiny, or the resumed run's).")]
+    = None,
+    run: Annotated[Path | None, typer.Option(help="Run directory (default: results/runs/PRESET-BACKBONE-BASE-sSEED)."
+                                             )] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest valid checkpoint.")] = False,
+    threads: Threads = 1,
+) -> None:
+    """Let a model evolve on unlabelled images: the whole loop, with checkpoints and a log.
+
+    Examples:
+
+    [bold]asgkit train --preset smoke[/] · ten steps
+
+    [bold]asgkit train seed=3 base=registers[/] · the tiny preset on the other base
+
+    [bold]asgkit train pool.path=my/photos --run results/runs/photos[/] · your own folder of images
+
+    [bold]asgkit train control=oracle[/] · the ceiling: rewards from the truth
+
+    [bold]asgkit train --run results/runs/photos --resume[/] · go on after a stop
+    """
+    from asgkit.errors import StopRequested
+    from asgkit.scale import launch
+
+    launch.use_threads(threads)
+    config = _train_config(preset, list(overrides or []), run, resume)
+    path = run or default_run(config)
+    if not resume and (path / "config.yaml").exists():
+        raise Refused(f"{path} already holds a run: continue it with --resume, or choose another --run")
+    if resume:
+        _check_resume(path, config)
+    check_backbone(config)
+    default_pool(config)
+    out.print(f"device: {_device(config).reason}", markup=False, highlight=False)
+    out.print(f"run: {path}, {config.schedule.steps} steps of {config.schedule.images} images", markup=False,
+              highlight=False)
+    judge = None
+    if config.control == "oracle":
+        from asgkit.evals.oracle import ShapesJudge
+
+        judge = ShapesJudge()
+    try:
+        with TrainProgress(config.schedule.steps, out, _step_of(path) if resume else 0) as progress:
+            launch.train(config, path, resume=resume, judge=judge, progress=progress)
+    except StopRequested as reason:
+        out.print(f"stopped ({reason}); go on with: asgkit train --run {path} --resume", markup=False)
+        raise typer.Exit(128 + signal.Signals[str(reason)]) from reason
+    out.print(f"done; next: asgkit eval {path}", markup=False, highlight=False)
+
+
+def _check_resume(path: Path, config: Config) -> None:
+    from asgkit.runs.directory import RunDirectory
+
+    if not (path / "config.yaml").is_file():
+        raise Refused(f"no run in {path} to resume: name it with --run, or leave out --resume to start one")
+    saved = RunDirectory(path).newest_valid_checkpoint()
+    if saved and saved.step >= config.schedule.steps:
+        raise Refused(f"{path} has done its {saved.step} steps (schedule.steps={config.schedule.steps}): score it "
+                      f"with asgkit eval {path}, or go on with --resume schedule.steps={2 * saved.step}")
+
+
+def default_run(config: Config) -> Path:
+    """results/runs/PRESET-BACKBONE-BASE-sSEED, with the control's name if there is one."""
+    parts = [config.preset, measured_name(config.backbone, config.base), *([config.control] if config.control else [])]
+    return Path("results/runs") / f"{'-'.join(parts)}-s{config.seed}"
+
+
+def _train_config(preset: str | None, overrides: list[str], run: Path | None, resume: bool) -> Config:
+    """The preset with overrides; a resumed run without --preset starts from its own configuration."""
+    if resume and run and not preset and (run / "config.yaml").is_file():
+        from asgkit.runs.directory import RunDirectory, flatten
+
+        own = flatten(RunDirectory(run).config)
+        return resolve(own["preset"], own | dict(map(parse_override, overrides)))
+    return resolve(preset or "tiny", overrides)
+
+
+def _device(config: Config) -> Any:
+    from asgkit.scale.device import choose_device
+
+    with refusing(RuntimeError):
+        return choose_device(config.device, config.precision)
+
+
+def check_backbone(config: Config) -> Any:
+    """Open the backbone once before anything is written: names, checkpoint and framings are settled here."""
+    from asgkit.scale.launch import open_backbone
+
+    device = _device(config)
+    with refusing(ValueError):
+        backbone = open_backbone(config, device)
+    have = len(backbone.spec.prompts.framings)
+    for key, count in (("solver.framings", config.solver.framings), ("generator.votes", config.generator.votes)):
+        if count > have:
+            raise Refused(f"{key}={count}, but {config.backbone} has {have} framings: set {key}={have} or less")
+    return backbone
+
+
+def default_pool(config: Config) -> None:
+    """Render the default pool if it is asked for and not there; a folder of one's own is left alone."""
+    from asgkit.experiments.reproduce import POOL_SCENES, ensure_pool
+
+    path = config.pool.path
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and path == PoolConfig().path and not Path(path).is_dir():
+        raise Refused(f"several processes would write {path} at once: make it first with asgkit shapes render {path}")
+    if path == PoolConfig().path and ensure_pool(Path(path), POOL_SCENES):
+        out.print(f"made the default pool: {POOL_SCENES} unlabelled scenes in {path}", highlight=False)
+
+
+def _step_of(path: Path) -> int:
+    status = path / "status.json"
+    return json.loads(status.read_text())["step"] if status.is_file() else 0
+
+
+def evaluate(
+    run: Annotated[Path | None, typer.Argument(help="A run directory, for example results/runs/NAME.",
+                                               show_default=False)] = None,
+    base: Annotated[str | None, typer.Option(help="Instead of RUN: measure an untrained base, as tiny-flow-clean or "
+                                                  "my/tiny-flow-own.safetensors.")] = None,
+    split: Annotated[str, typer.Option(help="test is reported; dev is for choosing settings.")] = "test",
+    step: Annotated[int | None, typer.Option(help="Checkpoint (default: the newest valid).")] = None,
+    curve: Annotated[bool, typer.Option("--curve", help="Every kept checkpoint on dev, into RUN/curve.csv.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="420 questions and 240 drawings only.")] = False,
+    temperature: Annotated[float | None, typer.Option(min=0.0, help="Of the best decoding, with --guidance.")] = None,
+    guidance: Annotated[float | None, typer.Option(min=0.0, help="Of the best decoding, with --temperature.")] = None,
+    threads: Threads = 1,
+) -> None:
+    """Score a run and its base on the same questions and prompts, in percent, by default and best decoding.
+
+    The best decoding is the base's, chosen on dev among nine unless you name it.
+    An evolved model must also beat a base that merely samples more sharply.
+
+    Examples: [bold]asgkit eval results/runs/NAME[/] · [bold]asgkit eval results/runs/NAME --curve[/] ·
+    [bold]asgkit eval --base tiny-flow-clean[/]
+    """
+    from asgkit.experiments import evaluate as scoring
+    from asgkit.scale.launch import use_threads
+
+    if (temperature is None) != (guidance is None):
+        raise Refused("--temperature and --guidance go together; give both or neither")
+    if split not in ("dev", "test"):
+        raise Refused(f"unknown split {split!r}; choose dev or test")
+    if (run is None) == (base is None):
+        raise Refused("give a run directory, or --base tiny-ar-clean to measure an untrained base")
+    use_threads(threads)
+    sizes = scoring.SMALL if quick else scoring.FULL
+    best = None if temperature is None else {"temperature": temperature, "guidance": guidance}
+    if base is not None:
+        _evaluate_base(base_config(base), split, best, sizes)
+    elif curve:
+        path = scoring.learning_curve(run, scoring.CURVE)
+        rows = scoring.read_curve(path)
+        out.print(table(f"{path} (dev, percent)", list(rows[0]), [list(row.values()) for row in rows]))
+    elif step is not None and not (run / "checkpoints" / f"step_{step:06d}").is_dir():
+        raise Refused(f"{run} keeps no checkpoint of step {step}: {_kept(run)}")
+    else:
+        evolved, before = scoring.evaluate(run, split, step, best, sizes=sizes)
+        rows = [(name, before["scores"][name], value, value - before["scores"][name])
+                for name, value in evolved["scores"].items()]
+        out.print(table(f"{run}, step {evolved['step']}, {split} (percent)", ("score", "base", "evolved", "change"),
+                        rows))
+        out.print(f"wrote {run / 'metrics.json'}; a change needs its interval: asgkit report", highlight=False)
+
+
+def base_config(name: str) -> Config:
+    """The preset `tiny` on a base named as results name it: `tiny-flow-clean`, `my/tiny-flow-own.safetensors`.
+
+    A name without a backbone is a base of tiny-ar.
+    """
+    from asgkit.backbones.base import BACKBONES
+
+    file = name.endswith(".safetensors")
+    first = Path(name).name if file else name
+    backbone = next((b for b in BACKBONES if first.startswith(f"{b}-")), "tiny-ar")
+    return resolve("tiny", {"backbone": backbone, "base": name if file else name.removeprefix(f"{backbone}-")})
+
+
+def _evaluate_base(config: Config, split: str, best: dict[str, float] | None, sizes: dict[str, int]) -> None:
+    from asgkit.experiments.evaluate import evaluate_base
+
+    name = measured_name(config.backbone, config.base)
+    folder = Path("results/measured/base") / name
+    if (folder / "metrics.json").exists():
+        raise Refused(f"{folder} holds a measurement already: delete it to measure again")
+    check_backbone(config)
+    result = evaluate_base(config, folder, split, best, sizes=sizes)
+    out.print(table(f"base {name}, {split} (percent)", ("score", "percent"), list(result["scores"].items())))
+    out.print(f"wrote {folder}", highlight=False)
+
+
+def _kept(run: Path) -> str:
+    kept = sorted(int(p.name[5:]) for p in (run / "checkpoints").glob("step_*"))
+    return f"kept are {kept}; checkpoint.keep=100 keeps more" if kept else "it has none"

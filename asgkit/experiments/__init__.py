@@ -1,0 +1,1 @@
+"""Whole experiments: batches of runs, premises, evaluations, benchmarks of speed, and `asgkit reproduce`."""

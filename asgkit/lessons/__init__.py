@@ -1,0 +1,1 @@
+"""What the notebooks share: helpers, exercises, verdicts."""

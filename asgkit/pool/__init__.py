@@ -1,0 +1,1 @@
+"""Unlabelled data: a folder of pictures."""

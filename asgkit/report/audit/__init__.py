@@ -1,0 +1,1 @@
+"""Published numbers against each other: relations, power, conflicts between sources."""

@@ -1,0 +1,1 @@
+"""Claims of the paper, a rule for each, and the verdict that the measured numbers give."""

@@ -1,0 +1,1 @@
+"""Figures: `data -> Figure`, pure, with the plotted points beside it."""

@@ -1,0 +1,1 @@
+"""Tables: what was measured and what was published, as rows and as Markdown, LaTeX and HTML."""

@@ -1,0 +1,1 @@
+"""Many processes: the team that shares a run, its shards, devices, and how a run is started."""
