@@ -171,7 +171,7 @@ def bench(
         rows = [(stage, row["batched_s"], row["naive_s"], row["ratio"]) for stage, row in stages.items()]
         out.print(table(f"{NAMES[phase]} step (target {TARGETS[phase]:g}x on tiny-ar)",
                         ("stage", "batched s", "naive s", "ratio"), rows))
-    out.print(f"wrote {to}", highlight=False)
+    out.print(f"wrote {to}", markup=False, highlight=False)
 
 
 @app.command()

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Annotated, Any, Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from safetensors import SafetensorError
@@ -49,12 +50,8 @@ class PlainErrors(TyperGroup):
             if isinstance(error, FileNotFoundError) and error.errno is not None:
                 raise  # the system's own, so an accident of ours; those of the package carry a sentence
             text = f"a damaged safetensors file: {error}" if isinstance(error, SafetensorError) else str(error)
-            Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {_escape(text)}", highlight=False)
+            Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(text)}", highlight=False)
             raise Exit(2) from error
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")
 
 
 @contextmanager
@@ -121,10 +118,10 @@ def duration(seconds: float) -> str:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
     """A rich table; numbers are right-aligned with two decimals."""
-    made = Table(title=title, title_justify="left")
+    made = Table(title=escape(title), title_justify="left")
     for i, column in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[i], int | float) for row in rows)
         made.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        made.add_row(*(f"{v:.2f}" if isinstance(v, float) else _escape(str(v)) for v in row))
+        made.add_row(*(f"{v:.2f}" if isinstance(v, float) else escape(str(v)) for v in row))
     return made

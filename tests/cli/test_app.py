@@ -9,13 +9,14 @@ import nbformat
 import pytest
 from paths import ROOT
 from PIL import Image
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from asgkit.backbones.base import BACKBONES
 from asgkit.backbones.tiny.understand import CHECKPOINTS
 from asgkit.cli import doctor
 from asgkit.cli.app import app
-from asgkit.cli.console import Refused, TrainProgress, duration
+from asgkit.cli.console import Refused, TrainProgress, duration, table
 from asgkit.cli.runs import base_config, default_run
 from asgkit.config import resolve
 from asgkit.experiments import evaluate as scoring
@@ -166,6 +167,15 @@ def test_brackets_in_a_message_are_shown_as_they_are(monkeypatch: pytest.MonkeyP
 
 
 # -- small commands -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", [r"a\[/x].png", r"a\\[b].png", "[red]x[/red].png", "[/].png"])
+def test_names_that_look_like_markup_are_shown_as_they_are(name: str) -> None:
+    """A backslash before a bracket once undid the escape, and a closing tag without its opening one is an error."""
+    shown = Console(width=200, force_terminal=False)
+    with shown.capture() as captured:
+        shown.print(table(name, ("file", "reason"), [(name, "broken")]))
+    assert captured.get().count(name) == 2
+
+
 def test_pool_counts_and_explains_skips() -> None:
     folder = Path(pool_of(2))
     Image.new("RGB", (40, 30), "red").save(folder / "photo.jpg")
