@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 
 from asgkit.config import ConfigError
 from asgkit.errors import TrainingAborted
-from asgkit.pool.folder import PoolError
+from asgkit.pool.base import PoolError
 from asgkit.runs.directory import ConfigChanged, CorruptCheckpoint, RunExists
 
 LINE_EVERY = 10  # steps between two lines where no bar can be drawn
