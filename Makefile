@@ -71,7 +71,7 @@ reproduce: $(STAMP) ## run PROFILE=smoke end to end into results/ and figures/ (
 run_logged = { $(2); echo $$? > $(LOGS)/$(1).rc; } 2>&1 | tee $(LOGS)/$(1).log
 
 PYTEST_NOTEBOOKS := $(BIN)/python -m pytest --nbval --nbval-current-env \
-  --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout=300 \
+  --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout=300 --timeout=360 \
   -n $(WORKERS) --dist loadfile $(NOTEBOOKS)
 
 test: $(STAMP) ## run every test, then re-run the notebooks and compare (up to 15 minutes)

@@ -48,7 +48,8 @@ class PicturePool(Pool[PoolImage]):
         if isinstance(error, Image.UnidentifiedImageError):
             return "not an image that can be identified"
         text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        return f"{type(error).__name__}: {text}"
+        own = isinstance(error, OSError) and error.errno is None and error.strerror  # raised by a pool, in its words
+        return text if own else f"{type(error).__name__}: {text}"
 
     def trouble(self, place: int, name: str) -> str:
         """Why a candidate cannot be decoded; empty if it can."""
