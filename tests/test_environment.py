@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from itertools import chain
 from pathlib import Path
 
@@ -129,6 +130,7 @@ DECLARED = [canonicalize_name(Requirement(line).name)
 INSTALLED = importlib.metadata.packages_distributions()
 
 
+@cache
 def imported_modules() -> set[str]:
     """The first name of everything that the package, its tests and its notebooks import, inside functions too."""
     sources = [path.read_text() for room in ("asgkit", "tests") for path in (ROOT / room).rglob("*.py")]
@@ -294,3 +296,32 @@ def test_the_sanitiser_hides_what_varies(one: str, other: str) -> None:
 )
 def test_the_sanitiser_keeps_every_measured_number(one: str, other: str) -> None:
     assert sanitise(one) != sanitise(other)
+
+
+HANGING = """
+import subprocess, time
+def test_sleeps(): time.sleep(40)
+def test_after(): pass
+def test_waits():
+    with subprocess.Popen(["sleep", "40"]) as process:
+        process.wait()
+"""
+
+
+@pytest.mark.slow
+def test_a_test_that_hangs_fails_or_ends_with_its_process(tmp_path: Path) -> None:
+    """By the settings of pyproject.toml and the options of the Makefile, with a second for each of many."""
+    (tmp_path / "test_hanging.py").write_text(HANGING)
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    (options,) = re.findall(r"^XDIST := -n \$\(WORKERS\) (.*)$", MAKEFILE, flags=re.MULTILINE)
+    assert MAKEFILE.count("$(XDIST)") == 3 and settings["timeout"] < 360 < settings["faulthandler_timeout"]
+    scaled = settings | {"timeout": 1, "faulthandler_timeout": 2}
+    names = ("timeout", "timeout_method", "faulthandler_timeout", "faulthandler_exit_on_timeout")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "xdist.plugin", "-p", "pytest_timeout", "-n1",
+               *options.split(), *(f"-o{name}={scaled[name]}" for name in names), "--rootdir", str(tmp_path), str(tmp_path)]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    env |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # the others take seconds at every start
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "test_sleeps - Failed: Timeout" in done.stdout and "1 passed" in done.stdout
+    assert "crashed while running 'test_hanging.py::test_waits'" in done.stdout

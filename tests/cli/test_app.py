@@ -5,6 +5,7 @@ import re
 import shutil
 from pathlib import Path
 
+import datasets
 import nbformat
 import pytest
 from paths import ROOT
@@ -184,6 +185,23 @@ def test_pool_counts_and_explains_skips() -> None:
     result = asgkit("pool", str(folder))
     assert result.exit_code == 0 and "3 of 5 image files can be used, 2 skipped" in result.output
     assert "torn.png" in result.output and "empty file" in result.output
+
+
+def test_pool_counts_prompts_and_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(Path("cache").resolve()))
+    Path("prompts.txt").write_text("a cat\n\na cat\n[/]\n")
+    result = asgkit("pool", "prompts.txt")
+    assert result.exit_code == 0 and "2 of 4 lines can be used, 2 skipped: a pool of prompts" in result.output
+    assert "the same as prompts.txt:1" in result.output
+    datasets.Dataset.from_dict({"a": ["x", "y"], "b": ["z", "z"]}).to_parquet("rows.parquet")
+    refused(asgkit("pool", "rows.parquet"), "Name one with pool.column; there are: a (prompts), b (prompts)")
+    result = asgkit("pool", "rows.parquet", "--column", "b")
+    assert result.exit_code == 0 and "1 of 2 rows of column 'b' can be used, 1 skipped" in result.output
+
+
+def test_a_run_on_prompts_is_refused_where_pictures_are_needed() -> None:
+    Path("prompts.txt").write_text("a cat\n")
+    refused(asgkit("train", "pool.path=prompts.txt"), "prompts.txt yields prompts, and this recipe needs pictures")
 
 
 def test_pool_of_no_images_is_refused() -> None:
