@@ -15,7 +15,7 @@ from torch import Tensor
 from asgkit.ask import TargetEntropy
 from asgkit.backbones.base import ROLES, Backbone, Role, TextStats
 from asgkit.config import Config
-from asgkit.errors import BadStepGuard, NonFiniteValue, StopSignal
+from asgkit.errors import NonFiniteValue, StopSignal
 from asgkit.learning.objectives import Batch, DrawingBatch, TextBatch, drawing_batch, logged_advantages
 from asgkit.learning.optimiser import RoleOptimiser, UpdateStats, learn
 from asgkit.learning.replay import ReplayBuffer
@@ -23,6 +23,7 @@ from asgkit.pool.folder import ImagePool
 from asgkit.recipes.asg_records import UnderstandingRow, generation_record, update_fields
 from asgkit.recipes.controls import Judge, control_rewards, own_answers
 from asgkit.recipes.rewards import reward_answers, reward_questions
+from asgkit.runs.bad_steps import BadStepGuard
 from asgkit.runs.checkpoint import resume_trainer, save_trainer
 from asgkit.runs.directory import RunDirectory
 from asgkit.runs.samples import write_samples

@@ -18,8 +18,10 @@ from asgkit.cli import benchmarks as cli_benchmarks
 from asgkit.cli import claims as cli_claims
 from asgkit.cli import log as cli_log
 from asgkit.cli import runs as cli_runs
-from asgkit.cli.console import Overrides, PlainErrors, Refused, Threads, duration, out, refusing, table
+from asgkit.cli.console import Overrides, PlainErrors, Threads, out, refusing
 from asgkit.config import resolve
+from asgkit.errors import Refused
+from asgkit.runs.wording import duration, table
 
 app = typer.Typer(cls=PlainErrors, no_args_is_help=True, rich_markup_mode="rich", add_completion=False,
                   pretty_exceptions_show_locals=False,

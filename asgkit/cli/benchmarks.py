@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from asgkit.cli.console import LINE_EVERY, PlainErrors, Refused, Threads, out, refusing, table
+from asgkit.cli.console import LINE_EVERY, PlainErrors, Threads, out, refusing
+from asgkit.errors import Refused
+from asgkit.runs.wording import table
 
 if TYPE_CHECKING:
     from asgkit.backbones.base import Role

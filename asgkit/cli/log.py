@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from asgkit.cli.console import Refused
+from asgkit.errors import Refused
 from asgkit.runs.files import read_lines
 from asgkit.runs.packed_log import NAME, read_packed_log
 from asgkit.runs.schema import FIELDS

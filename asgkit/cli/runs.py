@@ -11,8 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
-from asgkit.cli.console import Overrides, Refused, Threads, TrainProgress, out, refusing, table
+from asgkit.cli.console import Overrides, Threads, TrainProgress, out, refusing
 from asgkit.config import Config, PoolConfig, measured_name, parse_override, resolve
+from asgkit.errors import Refused
+from asgkit.runs.wording import table
 
 
 def pretrain(
@@ -116,7 +118,7 @@ def premise(
     [bold]asgkit premise backbone=tiny-flow generator.scorer=CHECKPOINT[/] (another judge of the same drawings)
     """
     from asgkit.experiments import premise as report
-    from asgkit.lessons.verdicts import judge_premise, print_verdicts
+    from asgkit.report.claims.premise import judge_premise, print_verdicts
     from asgkit.scale.launch import open_scorer, use_threads
 
     if split not in ("dev", "test"):
@@ -210,7 +212,8 @@ def default_run(config: Config) -> Path:
 def _train_config(preset: str | None, overrides: list[str], run: Path | None, resume: bool) -> Config:
     """The preset with overrides; a resumed run without --preset starts from its own configuration."""
     if resume and run and not preset and (run / "config.yaml").is_file():
-        from asgkit.runs.directory import RunDirectory, flatten
+        from asgkit.config import flatten
+        from asgkit.runs.directory import RunDirectory
 
         own = flatten(RunDirectory(run).config)
         return resolve(own["preset"], own | dict(map(parse_override, overrides)))

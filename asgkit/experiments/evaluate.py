@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from asgkit.backbones.base import Backbone
-from asgkit.cli.console import Refused
 from asgkit.config import Config, from_dict
+from asgkit.errors import Refused
 from asgkit.runs.directory import CorruptCheckpoint, RunDirectory, load_checkpoint
 from asgkit.runs.files import write_atomic, write_json
 from asgkit.scale.launch import open_backbone

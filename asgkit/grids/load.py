@@ -24,15 +24,13 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from asgkit.config import ConfigError, measured_name, parse_override
-
-if TYPE_CHECKING:
-    from asgkit.experiments.measure import Experiment
+from asgkit.grids.experiment import Experiment
 
 FOLDER = Path(__file__).parent
 IN_NAME = ("preset", "backbone", "base", "seed")  # these make the run's id, so an override would make it lie

@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from asgkit.backbones.base import Answers, Backbone, GenStats, NoiseSpec, Role, TextStats
+from asgkit.backbones.noise import draw_noise
 from asgkit.config import GeneratorConfig
 from asgkit.stages.answer import Rollout
 from asgkit.updates import (
@@ -162,22 +163,6 @@ class DrawingBatch:
         policy = backbone.generation_stats(*arguments, role=role, noise=self.noise, grad=True, keep_logits=True)
         own = _regression_objective if policy.logp is None else _token_objective
         return own(policy, reference, self.examples, self.settings)
-
-
-def draw_times(shape: tuple[int, ...], how: str, rng: np.random.Generator) -> Tensor:
-    """Times in (0, 1] of a regression loss: `logit_normal` sigmoid(N(0, 1)), or `uniform`."""
-    if how == "logit_normal":
-        return torch.from_numpy(1.0 / (1.0 + np.exp(-rng.standard_normal(shape)))).float()
-    if how == "uniform":
-        return torch.from_numpy(1.0 - rng.random(shape)).float()
-    raise ValueError(f"times are 'logit_normal' or 'uniform', not {how!r}")
-
-
-def draw_noise(how: str, rows: int, draws: int, rng: np.random.Generator) -> NoiseSpec | None:
-    """Times and noise seeds for `rows` drawings, the same for policy and reference; None for tokens (`none`)."""
-    if how == "none":
-        return None
-    return NoiseSpec(draw_times((rows, draws), how, rng), rng.integers(2**31, size=rows).tolist())
 
 
 def weigh_candidates(rewards: Tensor, passed: Tensor, tokens: bool, g: GeneratorConfig, control: str) -> Tensor:

@@ -31,6 +31,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from asgkit import __version__
+from asgkit.config import flatten
 from asgkit.runs.files import (
     append_line,
     read_lines,
@@ -56,7 +57,7 @@ from asgkit.runs.state import (
 
 __all__ = [
     "Checkpoint", "ConfigChanged", "CorruptCheckpoint", "RunDirectory", "RunExists", "StateMismatch",
-    "environment", "flatten", "load_checkpoint", "optimizer_state", "pack", "read_log", "restore_optimizer",
+    "environment", "load_checkpoint", "optimizer_state", "pack", "read_log", "restore_optimizer",
     "restore_rng", "rng_state", "unpack", "write_json",
 ]
 
@@ -275,14 +276,6 @@ def _refuse_changes(old: dict[str, Any], new: dict[str, Any]) -> None:
     if changed:
         raise ConfigChanged(f"cannot resume with another configuration ({'; '.join(changed)}): start a new "
                             f"run or set these keys back; only {', '.join(RESUME_MAY_CHANGE)} may change")
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
 
 
 def _clean(*folders: Path) -> None:

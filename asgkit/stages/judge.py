@@ -21,7 +21,7 @@ from asgkit.draw import (
     soft_match,
     spec_quality,
 )
-from asgkit.errors import BadStepGuard
+from asgkit.runs.bad_steps import BadStepGuard
 from asgkit.solve import Vote
 from asgkit.stages.answer import Question, answer_questions, caption
 

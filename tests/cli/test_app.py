@@ -15,14 +15,16 @@ from asgkit.backbones.base import BACKBONES
 from asgkit.backbones.tiny.understand import CHECKPOINTS
 from asgkit.cli import doctor
 from asgkit.cli.app import app
-from asgkit.cli.console import Refused, TrainProgress, duration
+from asgkit.cli.console import TrainProgress
 from asgkit.cli.runs import base_config, default_run
 from asgkit.config import resolve
+from asgkit.errors import Refused
 from asgkit.experiments import evaluate as scoring
 from asgkit.experiments import reproduce
 from asgkit.grids.load import GridRun
 from asgkit.runs.directory import RunDirectory, RunExists, read_log
 from asgkit.runs.packed_log import NAME, pack_log
+from asgkit.runs.wording import duration
 from asgkit.shapes.world import render_pool
 
 COMMANDS = ["doctor", "pretrain", "premise", "train", "eval", "report", "verify", "bench", "pool", "reproduce",
