@@ -13,9 +13,10 @@ from paths import ROOT
 
 import asgkit
 from asgkit.config import keys
+from asgkit.recipes import all_fields
 from asgkit.report.page.page import BLOCK, PAGE, fill_page
-from asgkit.runs.schema import FIELDS
 
+FIELDS = all_fields()
 METHOD = ROOT / "docs" / "method.md"
 PAGES = [ROOT / "README.md", METHOD, ROOT / "docs" / "real_backbones.md"]
 

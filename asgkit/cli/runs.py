@@ -38,7 +38,7 @@ def pretrain(
     pretrain tiny-flow[/]. Then train on it: [bold]asgkit train base=my.safetensors[/]
     """
     from asgkit.backbones.base import BACKBONES
-    from asgkit.scale.launch import use_threads
+    from asgkit.launch import use_threads
 
     if model not in BACKBONES:
         near = difflib.get_close_matches(model, BACKBONES, n=1, cutoff=0.0)
@@ -118,8 +118,8 @@ def premise(
     [bold]asgkit premise backbone=tiny-flow generator.scorer=CHECKPOINT[/] (another judge of the same drawings)
     """
     from asgkit.experiments import premise as report
+    from asgkit.launch import open_scorer, use_threads
     from asgkit.report.claims.premise import judge_premise, print_verdicts
-    from asgkit.scale.launch import open_scorer, use_threads
 
     if split not in ("dev", "test"):
         raise Refused(f"unknown split {split!r}; choose dev or test")
@@ -163,8 +163,8 @@ def train(
 
     [bold]asgkit train --run results/runs/photos --resume[/] · go on after a stop
     """
+    from asgkit import launch
     from asgkit.errors import StopRequested
-    from asgkit.scale import launch
 
     launch.use_threads(threads)
     config = _train_config(preset, list(overrides or []), run, resume)
@@ -229,7 +229,7 @@ def _device(config: Config) -> Any:
 
 def check_backbone(config: Config) -> Any:
     """Open the backbone once before anything is written: names, checkpoint and framings are settled here."""
-    from asgkit.scale.launch import open_backbone
+    from asgkit.launch import open_backbone
 
     device = _device(config)
     with refusing(ValueError):
@@ -279,7 +279,7 @@ def evaluate(
     [bold]asgkit eval --base tiny-flow-clean[/]
     """
     from asgkit.experiments import evaluate as scoring
-    from asgkit.scale.launch import use_threads
+    from asgkit.launch import use_threads
 
     if (temperature is None) != (guidance is None):
         raise Refused("--temperature and --guidance go together; give both or neither")

@@ -16,13 +16,13 @@ from asgkit.evals.shapes import best_decoding, evaluate_drawings
 from asgkit.experiments.evaluate import FULL, evaluate_base
 from asgkit.grids.experiment import Experiment, same_config
 from asgkit.grids.load import GridError, GridRun, load_grid, make_experiment, shipped_grids
+from asgkit.launch import open_backbone, train
 from asgkit.pool.folder import SUFFIXES
 from asgkit.report.figures.examples import write_examples
 from asgkit.report.tables.measured import Measurement
 from asgkit.runs.directory import RunDirectory
 from asgkit.runs.files import read_lines, write_json
 from asgkit.runs.packed_log import NAME, pack_log
-from asgkit.scale.launch import open_backbone, train
 
 HEADLINE = "headline"  # the grid that a reader wants first
 CURVE_SIZES = {"per_family": 100, "per_tag": 30, "samples": 2}  # dev items at every checkpoint of a learning curve

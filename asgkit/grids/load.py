@@ -47,10 +47,6 @@ def make_experiment(preset: str, backbone: str, base: str, arm: str, seed: int, 
 
     Raises ConfigError when an override sets what the name already says, or when the arm's name is no file name.
     """
-    from asgkit.experiments.measure import (
-        Experiment,  # here: it brings torch, which a list of grids does not need
-    )
-
     if not ARM_NAME.fullmatch(arm):
         raise ConfigError(f"{arm!r} cannot be an arm: use letters, digits and . _ + = - (it becomes a folder)")
     for text in overrides:

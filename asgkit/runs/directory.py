@@ -42,7 +42,7 @@ from asgkit.runs.files import (
     write_atomic,
     write_json,
 )
-from asgkit.runs.schema import FIELDS, validate_record
+from asgkit.runs.schema import FieldTable, validate_record
 from asgkit.runs.state import (
     StateMismatch,
     Tensors,
@@ -143,13 +143,13 @@ class RunDirectory:
         """Replace metrics.json (the run's final numbers) atomically; NaN and Inf raise ValueError."""
         write_json(self.path / "metrics.json", metrics)
 
-    def append(self, record: Mapping[str, Any]) -> None:
-        """Append one record to log.jsonl, keys in the schema's order, flushed to the system.
+    def append(self, record: Mapping[str, Any], fields: FieldTable) -> None:
+        """Append one record to log.jsonl, keys in the order of the recipe's fields, flushed to the system.
 
         Raises SchemaError on unknown, missing or mistyped fields, NaN and infinities included.
         """
-        validate_record(record)
-        append_line(self.log_path, {name: record[name] for name in FIELDS if name in record})
+        validate_record(record, fields)
+        append_line(self.log_path, {name: record[name] for name in fields if name in record})
 
     def append_timing(self, step: int, stages: Mapping[str, float]) -> None:
         """Append the seconds of each stage of a step to timings.jsonl, as `timing_s/<stage>`."""

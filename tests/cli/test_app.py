@@ -322,7 +322,7 @@ def test_a_stop_request_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> No
     def stopped(*_: object, **__: object) -> None:
         raise StopRequested("SIGTERM")
 
-    monkeypatch.setattr("asgkit.scale.launch.train", stopped)
+    monkeypatch.setattr("asgkit.launch.train", stopped)
     result = asgkit("train", "--run", "r", f"pool.path={pool_of(1)}")
     assert result.exit_code == 143 and "asgkit train --run r --resume" in result.output
 

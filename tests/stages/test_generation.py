@@ -9,8 +9,8 @@ import pytest
 from loops import open_trainer, small_config
 
 from asgkit.backbones import load_backbone
+from asgkit.launch import open_backbone
 from asgkit.pool.folder import ImagePool
-from asgkit.scale.launch import open_backbone
 from asgkit.stages.generation import STAGES, generation_round
 from asgkit.trainer import CAPTION, DIAGNOSE, DRAW, STYLE
 
