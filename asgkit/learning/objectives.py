@@ -201,17 +201,25 @@ def source_examples(prompts: Sequence[str], codes: Tensor, rewards: Tensor, pass
 def drawing_batch(prompts: Sequence[str], codes: Tensor, behaviour: Tensor | None, rewards: Tensor, passed: Tensor, *,
                   times: str, settings: GeneratorConfig, control: str, rng: np.random.Generator
                   ) -> DrawingBatch | None:
-    """What the Generator learns from G cards, with the noise that policy and reference share; None if nothing weighs.
+    """What the Generator learns from the candidates of G cards; None if nothing weighs.
 
-    codes: of the G x L candidates, with their tokens' log-probabilities `behaviour` (None for a regression); with the
-    target `source_image` of the G real images. prompts (G,), rewards (G, L), passed (G,). times: see `draw_times`.
+    codes: of the G x L candidates, with their tokens' log-probabilities `behaviour` (None for a regression). prompts
+    (G,), rewards (G, L), passed (G,). times: see `draw_times`.
     """
-    if settings.target == "source_image":
-        examples = source_examples(prompts, codes, rewards, passed)
-    else:
-        weights = weigh_candidates(rewards, passed, behaviour is not None, settings, control)
-        repeated = [prompt for prompt in prompts for _ in range(settings.candidates)]
-        examples = choose_examples(repeated, codes, behaviour, weights)
+    weights = weigh_candidates(rewards, passed, behaviour is not None, settings, control)
+    repeated = [prompt for prompt in prompts for _ in range(settings.candidates)]
+    return _with_noise(choose_examples(repeated, codes, behaviour, weights), times, settings, rng)
+
+
+def source_batch(prompts: Sequence[str], codes: Tensor, rewards: Tensor, passed: Tensor, *, times: str,
+                 settings: GeneratorConfig, rng: np.random.Generator) -> DrawingBatch | None:
+    """What the Generator learns from the G real images, as released: see `source_examples`; None if no card passed."""
+    return _with_noise(source_examples(prompts, codes, rewards, passed), times, settings, rng)
+
+
+def _with_noise(examples: Examples, times: str, settings: GeneratorConfig, rng: np.random.Generator
+                ) -> DrawingBatch | None:
+    """Examples with the noise that policy and reference share."""
     if not examples.prompts:
         return None
     return DrawingBatch(examples, draw_noise(times, len(examples.prompts), settings.noise_draws, rng), settings)

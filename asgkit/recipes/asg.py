@@ -21,7 +21,14 @@ from torch import Tensor
 
 from asgkit.ask import TargetEntropy
 from asgkit.backbones.base import TextStats
-from asgkit.learning.objectives import Batch, DrawingBatch, TextBatch, drawing_batch, logged_advantages
+from asgkit.learning.objectives import (
+    Batch,
+    DrawingBatch,
+    TextBatch,
+    drawing_batch,
+    logged_advantages,
+    source_batch,
+)
 from asgkit.learning.optimiser import UpdateStats
 from asgkit.learning.replay import ReplayBuffer
 from asgkit.pool.folder import PoolImage
@@ -196,11 +203,13 @@ class ASG:
         g, made = self.config.generator, drawn.made
         if not g.train:
             return None
-        source = g.target == "source_image"
-        codes = self.backbone.encode_images(drawn.shard.pictures) if source else made.drawn.codes
         prompts = made.prompts[:: g.candidates]  # one per card
-        return drawing_batch(prompts, codes, made.drawn.logp, drawn.rewards, drawn.passed, settings=g,
-                             times=self.backbone.spec.times, control=self.config.control, rng=drawn.shard.rng(NOISE))
+        common = {"times": self.backbone.spec.times, "settings": g, "rng": drawn.shard.rng(NOISE)}
+        if g.target == "source_image":
+            codes = self.backbone.encode_images(drawn.shard.pictures)
+            return source_batch(prompts, codes, drawn.rewards, drawn.passed, **common)
+        return drawing_batch(prompts, made.drawn.codes, made.drawn.logp, drawn.rewards, drawn.passed,
+                             control=self.config.control, **common)
 
     # -- after the step ----------------------------------------------------------------------------------------------
     def remember(self, seen: Sequence[Signals]) -> None:
