@@ -14,9 +14,9 @@ EVERY = ("preset", "recipe", "backbone", "base", "seed", "device", "precision", 
          "schedule.micro_batch", "kl.*", "lora.*", "optimiser.*", "checkpoint.*")
 # Read by a recipe that draws groups from prompts and moves the Generator towards the better ones.
 GROUPS = ("generator.train", "generator.candidates", "generator.prompt", "generator.caption_temperature",
-          "generator.temperature", "generator.guidance", "generator.learning_rate", "generator.clip", "generator.regression",
-          "generator.center", "generator.reward_temperature", "generator.nft_beta", "generator.noise_draws",
-          "generator.scorer")
+          "generator.temperature", "generator.guidance", "generator.learning_rate", "generator.clip",
+          "generator.regression", "generator.center", "generator.reward_temperature", "generator.nft_beta",
+          "generator.noise_draws", "generator.scorer")
 READS: dict[str, tuple[str, ...]] = {
     "asg": ("schedule.*", "proposer.*", "solver.*", "generator.*", "replay.*"),
     "gvu": ("gvu.*", *GROUPS),

@@ -28,8 +28,8 @@ from asgkit.runs.wording import duration
 from asgkit.shapes.world import render_pool
 
 COMMANDS = ["doctor", "pretrain", "premise", "train", "eval", "report", "verify", "bench", "pool", "reproduce",
-            "audit", "claims", "batch", "log", "draw-pool", "shapes render", "shapes detector", "benchmark presets",
-            "benchmark vqa", "benchmark geneval_hf", "benchmark compare"]
+            "audit", "claims", "batch", "log", "drift", "draw-pool", "shapes render", "shapes detector",
+            "benchmark presets", "benchmark vqa", "benchmark geneval_hf", "benchmark compare"]
 TINY = ["schedule.images=2", "generator.candidates=2", "generator.questions=2", "generator.votes=1",
         "solver.framings=3", "schedule.understanding=1", "schedule.generation=1", "checkpoint.every=1",
         "precision=fp32", "device=cpu"]
