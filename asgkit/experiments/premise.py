@@ -27,7 +27,8 @@ from asgkit.shapes.detector import JUNK, detect, satisfies, world_pixels
 from asgkit.shapes.text import FAMILIES, parse_caption, sample_qa
 from asgkit.shapes.world import render, sample_scene
 from asgkit.stages.generation import generation_round
-from asgkit.stats.intervals import auroc, paired_bootstrap, spearman_within
+from asgkit.stats.effects import over_base
+from asgkit.stats.intervals import auroc, spearman_within
 
 COMPONENTS = ("reward", "fidelity", "cycle", "text_similarity", "image_text_similarity", "diversity",
               "contradiction")
@@ -196,7 +197,7 @@ def oracle_gain(results: str | Path, backbone: str, base: str) -> dict[str, Any]
             same_items(before, run)
         for side, metric in MAIN.items():
             key = f"{side}/{metric}"
-            found = paired_bootstrap(before.values(key), np.stack([run.values(key) for run in runs]))
+            found = over_base(before.values(key), np.stack([run.values(key) for run in runs]))
             gains[key] = {part: 100.0 * getattr(found, part) for part in ("delta", "low", "high")}
         return {"runs": [run.name for run in runs], "folder": folder, "gains": gains}
     return {"runs": [], "folder": None, "gains": {}, "command": "asgkit reproduce --profile small"}

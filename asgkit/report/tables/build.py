@@ -25,6 +25,7 @@ from asgkit.report.tables.published import load_published
 from asgkit.report.tables.published_tables import TWINS, save_layouts, twin
 from asgkit.report.tables.tables import contrast_table, designed, joint_table, premise_table, save_table, wide
 from asgkit.report.tables.twins import twin_caption, twin_rows
+from asgkit.stats.effects import METHOD, WORDS
 
 
 def write_tables(measured: Measured, gains: Gains, results: Path, folder: Path) -> list[Path]:
@@ -50,7 +51,7 @@ def _main_tables(measured: Measured, gains: Gains, results: Path, folder: Path) 
     table = joint_table(measured, gains=gains)
     note = f" Not finished, so left out: {', '.join(measured.unfinished)}." if measured.unfinished else ""
     if len(table):
-        caption = ("Evolved score (gain over the base with 95% paired bootstrap interval over items and seeds), "
+        caption = (f"Evolved score (gain over the base with 95% paired {WORDS[METHOD]} interval over items and seeds), "
                    "percent." + designed(table["base"]) + note)
         written += save_table(table, wide(table), folder / "table_joint", caption, _record(measured, table, results))
     contrasts = contrast_table(measured, resamples=gains.resamples)
