@@ -94,6 +94,7 @@ def _decide(grid: Grid, make: Callable[[list[GridRun]], bool], measured: Path, w
     if states is None:
         return False
     content = sequential.as_json(states, most, margin)
+    work.mkdir(parents=True, exist_ok=True)
     write_json(work / "decisions.json", content)
     rows = [(f"{row['base']}: {row['arm']} - {row['against']}", row["metric"], row["verdict"], _interval(row),
              row["measured_seeds"], row["lacks"]) for row in content["contrasts"]]

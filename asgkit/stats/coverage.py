@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import multivariate_normal, norm
+from scipy.special import ndtri
+from scipy.stats import multivariate_normal
 
 from asgkit.stats.effects import Estimate, crossed, crossed_between, own_items
 from asgkit.stats.intervals import Interval, difference_between_arms, paired_bootstrap
@@ -46,29 +47,30 @@ class World:
     @cached_property
     def item_error(self) -> float:
         """Standard error that the items alone give to the gain of one run."""
-        ends = norm.ppf([self.base, self.evolved])
+        ends = ndtri([self.base, self.evolved])
         both = multivariate_normal.cdf(ends, cov=[[1, self.shared], [self.shared, 1]])
         gain = self.evolved - self.base
         return math.sqrt((self.base + self.evolved - 2 * both - gain**2) / self.items)
 
     def difficulty(self, rng: np.random.Generator) -> np.ndarray:
         """Latent difficulty of the items (Q,)."""
-        return rng.normal(size=self.items)
+        return rng.standard_normal(self.items, dtype=np.float32)
 
     def measure(self, rng: np.random.Generator, difficulty: np.ndarray, scores: np.ndarray) -> np.ndarray:
         """Right or wrong (S, Q) of runs whose expected scores are `scores` (S,)."""
-        noise = rng.normal(size=(len(scores), self.items))
-        latent = math.sqrt(self.shared) * difficulty + math.sqrt(1 - self.shared) * noise
-        return (latent < norm.ppf(scores)[:, None]).astype(np.float64)
+        latent = rng.standard_normal((len(scores), self.items), dtype=np.float32)
+        latent *= math.sqrt(1 - self.shared)
+        latent += math.sqrt(self.shared) * difficulty
+        return (latent < ndtri(scores)[:, None]).astype(np.float64)
 
     def runs(self, rng: np.random.Generator, difficulty: np.ndarray, score: float, seeds: int, ratio: float
              ) -> np.ndarray:
         """Runs (S, Q) of one arm: each seed shifts the expected score by `ratio` item errors of its own."""
-        levels = score + ratio * self.item_error * rng.normal(size=seeds)
-        return self.measure(rng, difficulty, np.clip(levels, 0.001, 0.999))
+        levels = score + ratio * self.item_error * rng.standard_normal(seeds)
+        return self.measure(rng, difficulty, np.minimum(np.maximum(levels, 0.001), 0.999))
 
 
-WORLDS = {"questions": World(700, 0.60, 0.65, 0.62, 0.9), "drawings": World(250, 0.50, 0.57, 0.52, 0.6)}
+WORLDS = {"questions": World(400, 0.60, 0.65, 0.62, 0.9), "drawings": World(200, 0.50, 0.57, 0.52, 0.6)}
 
 
 # -- one data set of each design: what was measured -------------------------------------------------------------------

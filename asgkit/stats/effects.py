@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-from scipy.stats import t
+from scipy.special import stdtr, stdtrit
 
 from asgkit.stats.intervals import Interval, difference_between_arms, paired_bootstrap
 
@@ -39,8 +39,8 @@ class Estimate:
 
     def interval(self, level: float = 0.95) -> Interval:
         """`delta -+ t error`, cut to what is possible; six decimals, as those of the bootstrap."""
-        reach = float(t.ppf(0.5 + level / 2, self.freedom)) * self.error
-        ends = (float(np.clip(self.delta + side * reach, -self.most, self.most)) for side in (-1, 1))
+        reach = float(stdtrit(self.freedom, 0.5 + level / 2)) * self.error  # Student's quantile, and fast
+        ends = (min(self.most, max(-self.most, self.delta + side * reach)) for side in (-1, 1))
         low, high = (round(end, 6) + 0.0 for end in ends)
         return Interval(self.delta, low, high, self.n_items, self.n_seeds, level)
 
@@ -62,7 +62,7 @@ class Estimate:
         """P(T > distance / error); without any error, 0 beyond, 1/2 at and 1 within."""
         if self.error == 0:
             return 0.5 - 0.5 * float(np.sign(distance))
-        return float(t.sf(distance / self.error, self.freedom))
+        return float(stdtr(self.freedom, -distance / self.error))
 
 
 def crossed(gains: np.ndarray, *, most: float = 1.0) -> Estimate:
@@ -72,7 +72,7 @@ def crossed(gains: np.ndarray, *, most: float = 1.0) -> Estimate:
     or fewer than two items.
     """
     gains = _runs(gains)
-    return _estimate(float(gains.mean()), gains.mean(0), [gains], len(gains), most)
+    return _estimate(float(gains.mean(1).mean()), gains.mean(0), [gains], len(gains), most)
 
 
 def crossed_between(first: np.ndarray, second: np.ndarray, *, most: float = 1.0) -> Estimate:
@@ -84,7 +84,7 @@ def crossed_between(first: np.ndarray, second: np.ndarray, *, most: float = 1.0)
     a, b = _runs(first), _runs(second)
     if a.shape[1] != b.shape[1]:
         raise ValueError(f"the arms were measured on {a.shape[1]} and {b.shape[1]} items: evaluate both on the same")
-    delta = float(a.mean() - b.mean())
+    delta = float(a.mean(1).mean() - b.mean(1).mean())
     return _estimate(delta, a.mean(0) - b.mean(0), [a, b], min(len(a), len(b)), most)
 
 

@@ -14,10 +14,10 @@ from asgkit.stats.effects import (
     Estimate,
     crossed,
     crossed_between,
-    own_items,
-    own_items_between,
     over_arm,
     over_base,
+    own_items,
+    own_items_between,
 )
 from asgkit.stats.intervals import difference_between_arms, paired_bootstrap
 
