@@ -84,16 +84,17 @@ def batch(
 def _decide(grid: Grid, make: Callable[[list[GridRun]], bool], measured: Path, work: Path, most: int, margin: float
             ) -> bool:
     """Run seed after seed, show what was decided and write WORK/decisions.json; False when a run failed."""
-    from asgkit.experiments import sequential
+    from asgkit.experiments.until_decided import Plan, as_json
+    from asgkit.experiments.until_decided import until_decided as decide
     from asgkit.report.tables.measured import Untraceable
     from asgkit.runs.files import write_json
 
-    plan = sequential.Plan.of(grid, measured, most, margin)
+    plan = Plan.of(grid, measured, most, margin)
     with refusing(Untraceable):
-        states = sequential.until_decided(plan, make, lambda text: out.print(text, markup=False, highlight=False))
+        states = decide(plan, make, lambda text: out.print(text, markup=False, highlight=False))
     if states is None:
         return False
-    content = sequential.as_json(states, most, margin)
+    content = as_json(states, most, margin)
     work.mkdir(parents=True, exist_ok=True)
     write_json(work / "decisions.json", content)
     rows = [(f"{row['base']}: {row['arm']} - {row['against']}", row["metric"], row["verdict"], _interval(row),
