@@ -146,7 +146,7 @@ def test_the_command_decides_writes_and_shows(tmp_path, monkeypatch):
     held = json.loads(Path("results/runs/batch/g/decisions.json").read_text())
     assert (held["max_seeds"], held["margin"]) == (4, 1.0)
     assert [row["verdict"] for row in held["contrasts"]] == ["gain", "no effect", "open", "no effect"]
-    assert all(words in shown.output for words in ("no effect below 1 points", "gain", "open", "96.2%"))
+    assert "other - joint" in shown.output and "+10.0 [+10.0, +10.0] at 96.3%, 3 seeds" in shown.output
     refused = CliRunner().invoke(app, [*options, "--only", "*-s0"], env={"COLUMNS": "200"})
     assert refused.exit_code == 2 and "leave --only out" in refused.stderr
     monkeypatch.setattr(command, "_run", lambda *rest: False)
