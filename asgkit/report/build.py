@@ -78,8 +78,9 @@ def _figures(measured: Measured, table: pd.DataFrame, results: Path, folder: Pat
                 (fig, data), used = make(measured, base, table)
             except _Nothing as missing:
                 (fig, data), used = empty_panel(f"{name} of {base}: {missing}"), []
-            if base.endswith(DESIGNED):
-                fig.suptitle("base registers: framings err independently by design", fontsize=6, color="0.35")
+            if base.endswith(DESIGNED):  # below the panels where a legend stands above them
+                say = fig.supxlabel if fig.legends else fig.suptitle
+                say("base registers: framings err independently by design", fontsize=6, color="0.35")
             save(name, base, fig, data, used)
         for name, draw in _BY_BASE.items():
             save(name, base, *draw(measured, base))

@@ -24,8 +24,10 @@ LIBRARIES = ("numpy", "pandas", "scipy", "matplotlib", "pillow")
 # the file the coming release in CHANGED, by its name or its kind (a kind stands for all bases); raise SINCE, and empty
 # CHANGED, only when all files change.
 SINCE = "0.1.0"
-CHANGED: dict[str, str] = {}
-SEABORN = ()  # kinds of figures that seaborn draws: its version decides their bytes too
+CHANGED = {"gains": "0.2.0", "figureS1_within_prompts": "0.2.0", "ours_generator_updates": "0.2.0",
+           "learning_curve_tiny-ar-registers": "0.2.0", "signals_tiny-ar-registers": "0.2.0"}
+# Kinds of figures that seaborn draws: its version decides their bytes too.
+SEABORN = ("gains", "figureS1_within_prompts", "ours_generator_updates")
 
 
 def versions(name: str = "") -> dict[str, str]:
