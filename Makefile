@@ -85,8 +85,9 @@ test: $(STAMP) ## run every test, then re-run the notebooks and compare (up to 1
 test-fast: $(STAMP) ## run the quick tests only, without notebooks (about 2 minutes)
 	@MPLBACKEND=agg $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow" tests
 
-lint: $(STAMP) ## check the style of code and notebooks with ruff (a second)
+lint: $(STAMP) ## check style with ruff and the arrows between the rooms (a few seconds)
 	@$(BIN)/python -m ruff check asgkit tests notebooks
+	@$(BIN)/lint-imports --no-cache --no-logo
 
 # First pass: run, without timings. Second pass: drop what differs between machines or was left by papermill,
 # so that a second `make notebooks` leaves nothing for git to see.

@@ -6,9 +6,9 @@ import torch
 
 from asgkit.backbones import ROLES
 from asgkit.config import Config, resolve
+from asgkit.launch import open_backbone
 from asgkit.pool.folder import ImagePool
 from asgkit.runs.directory import RunDirectory
-from asgkit.scale.launch import open_backbone
 from asgkit.trainer import Trainer
 
 SMALL = {"device": "cpu", "schedule.images": 3, "schedule.steps": 5, "generator.candidates": 3,

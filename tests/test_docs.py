@@ -9,15 +9,19 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from loops import open_trainer, small_config
 from paths import ROOT
 
 import asgkit
+from asgkit import recipes
 from asgkit.config import keys
+from asgkit.recipes import all_fields
 from asgkit.report.page.page import BLOCK, PAGE, fill_page
-from asgkit.runs.schema import FIELDS
 
+FIELDS = all_fields()
 METHOD = ROOT / "docs" / "method.md"
-PAGES = [ROOT / "README.md", METHOD, ROOT / "docs" / "real_backbones.md"]
+RECIPES = ROOT / "docs" / "recipes.md"
+PAGES = [ROOT / "README.md", METHOD, RECIPES, ROOT / "docs" / "real_backbones.md", ROOT / "AGENTS.md"]
 
 
 def links(page: Path) -> list[str]:
@@ -40,7 +44,7 @@ def names_of_the_package() -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_leads_somewhere(page: Path) -> None:
-    assert len(links(page)) >= 10
+    assert len(links(page)) >= {"AGENTS.md": 2, "recipes.md": 7}.get(page.name, 10)
     for target in links(page):
         path, _, anchor = target.partition("#")
         file = (page.parent / path).resolve() if path else page
@@ -66,6 +70,20 @@ def test_the_method_names_functions_that_exist() -> None:
     symbols = {name for name in names if re.fullmatch(r"[a-z]+(_[a-z]+)+|[A-Z][a-zA-Z]+(\.[a-z_]+)?", name)}
     symbols -= FIELDS.keys() | {"random_vote", "best_of", "generator_updates"}  # values of control, a grid
     assert len(symbols) >= 20 and not symbols - names_of_the_package()
+
+
+def test_the_recipe_of_ones_own_on_the_page_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pool_folder: Path
+                                                   ) -> None:
+    (source,) = re.findall(r"```python\n(.*?)```", RECIPES.read_text(), flags=re.DOTALL)
+    (tmp_path / "page_recipes.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    changes = {"recipe": "page_recipes:Bright", "own.power": 2.0}
+    trainer = open_trainer(small_config(pool_folder, changes), tmp_path / "run")
+    assert all(0 < reward < 1 for record in trainer.train_step() for reward in record["generator/rewards"])
+
+
+def test_every_recipe_is_on_the_page() -> None:
+    assert re.findall(r"^## (\w+)$", RECIPES.read_text(), flags=re.MULTILINE) == list(recipes.RECIPES)
 
 
 def test_the_method_stays_short_enough_to_look_things_up() -> None:

@@ -90,7 +90,7 @@ for name in ("asgkit.shapes", "asgkit.evals.oracle", "sklearn", "sklearn.dataset
     raise SystemExit(f"{name} can be imported: the test proves nothing")
 
 from asgkit.config import from_dict
-from asgkit.scale.launch import train
+from asgkit.launch import train
 train(from_dict(json.loads(sys.argv[1])), sys.argv[2])
 found = [name for name in sys.modules if name.startswith(("asgkit.shapes", "asgkit.evals"))]
 assert not found, found

@@ -14,6 +14,7 @@ from loops import moved, same, weights
 from PIL import ImageOps
 
 from asgkit import ask, draw, solve, ste, trainer, updates
+from asgkit import launch as launch_module
 from asgkit.backbones import ROLES, Backbone, load_backbone
 from asgkit.backbones.base import BACKBONES, REAL
 from asgkit.config import Config, resolve
@@ -22,9 +23,9 @@ from asgkit.learning import objectives
 from asgkit.learning import optimiser as optim
 from asgkit.pool.folder import ImagePool
 from asgkit.recipes import rewards
+from asgkit.recipes.asg_fields import FIELDS
 from asgkit.runs.directory import RunDirectory, load_checkpoint
 from asgkit.runs.schema import validate_record
-from asgkit.scale import launch as launch_module
 from asgkit.stages import answer as rollout
 from asgkit.stages import generation as rounds
 from asgkit.stages import judge as score
@@ -130,7 +131,7 @@ def test_every_step_is_logged_with_valid_records(story):
     records = story.log("U") + story.log("G")
     assert [record["step"] for record in records] == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
     for record in records:
-        validate_record(record)
+        validate_record(record, FIELDS)
 
 
 def test_the_drawing_loss_reaches_the_weights_that_draw(story):

@@ -16,9 +16,9 @@ import torch
 from loops import moved, open_trainer, small_config, weights
 
 from asgkit.errors import TrainingAborted
+from asgkit.launch import train
 from asgkit.recipes import rewards as rewards_module
 from asgkit.runs.directory import RunDirectory, load_checkpoint
-from asgkit.scale.launch import train
 from asgkit.stages import generation as rounds_module
 
 HALF, WHOLE = 4, 8
@@ -54,8 +54,9 @@ def assert_equal_runs(path: Path, reference: Path) -> None:
 
 def test_the_reference_uses_every_memory(reference):
     saved = load_checkpoint(reference / f"checkpoints/step_{WHOLE:06d}")
-    assert saved.values["window"]["values"] and saved.values["baseline"]["value"] is not None
-    assert saved.values["replay"]["pushed"] > 4 and len(saved.tensors["replay/images"]) == 4
+    held = saved.values["memories"]
+    assert held["window"]["values"] and held["baseline"]["value"] is not None and held["tokens"]["value"] > 0
+    assert held["replay"]["pushed"] > 4 and len(saved.tensors["memory/replay/images"]) == 4
     assert all(o["steps"] > 1 and o["kl"]["coefficient"] != 0.05 for o in saved.values["optimisers"].values())
     assert any(name.startswith("optimiser/solver/") and value.any() for name, value in saved.tensors.items())
     images = [json.loads(line)["image"] for line in (reference / "log.jsonl").read_text().splitlines()]
@@ -69,7 +70,7 @@ import torch
 torch.set_num_threads(1)
 from asgkit.config import from_dict
 from asgkit.errors import StopRequested
-from asgkit.scale.launch import train
+from asgkit.launch import train
 from asgkit.learning.optimiser import RoleOptimiser
 
 path, mode, config = sys.argv[1], sys.argv[2], from_dict(json.loads(sys.argv[3]))
@@ -226,10 +227,16 @@ def test_a_bad_generation_step_is_skipped_counted_and_dumped(pool_folder, tmp_pa
     check_bad_step(trainer, expected=source)
 
 
+def states_of(recipe) -> dict:
+    """What the recipe remembers; a skipped step must leave it as it was."""
+    return {name: {key: str(value) for key, value in memory.state_dict().items()}
+            for name, memory in recipe.memories.items()}
+
+
 def check_bad_step(trainer, expected: str) -> None:
-    before = weights(trainer.backbone)
+    before, memories = weights(trainer.backbone), states_of(trainer.recipe)
     assert trainer.train_step() == []
-    assert moved(before, trainer.backbone) == set()
+    assert moved(before, trainer.backbone) == set() and states_of(trainer.recipe) == memories
     assert trainer.guard.total == 1 and len(trainer.guard.streak) == 1
     dump = json.loads((trainer.run.path / "bad_batches/step_000001.json").read_text())
     words = {"reward": "reward", "gradient": "grad_norm", "logits": "logp"}
@@ -249,7 +256,7 @@ def test_one_bad_step_costs_one_step(pool_folder, tmp_path, monkeypatch):
     trainer.fit()
     steps = {json.loads(line)["step"] for line in trainer.run.log_path.read_text().splitlines()}
     assert steps == {2, 3, 4, 5} and trainer.guard.total == 1 and trainer.guard.streak == []
-    assert load_checkpoint(trainer.run.path / "checkpoints/step_000005").values["guard"]["total"] == 1
+    assert load_checkpoint(trainer.run.path / "checkpoints/step_000005").values["memories"]["guard"]["total"] == 1
 
 
 def test_a_streak_of_bad_steps_ends_the_run_and_says_why(pool_folder, tmp_path, monkeypatch):

@@ -8,14 +8,15 @@ import pytest
 import torch
 from loops import moved, open_trainer, same, small_config, weights
 
-from asgkit import trainer as trainer_module
 from asgkit.backbones import ROLES
 from asgkit.draw import diversity
 from asgkit.errors import StopRequested
 from asgkit.evals.oracle import ShapesJudge
+from asgkit.launch import train
+from asgkit.recipes import asg as asg_module
+from asgkit.recipes.asg_fields import FIELDS
 from asgkit.runs.directory import RunExists, read_log
 from asgkit.runs.schema import validate_record
-from asgkit.scale.launch import train
 from asgkit.stages.judge import pixels
 
 CYCLE = "UUUGG"
@@ -47,14 +48,14 @@ def test_each_phase_moves_its_roles_and_never_the_base(story):
 def test_three_u_steps_then_two_g_steps(story):
     trainer, steps, _ = story
     assert "".join(records[0]["phase"] for records, _ in steps) == CYCLE
-    assert "".join(trainer.phase(step) for step in range(1, 16)) == 3 * CYCLE
+    assert "".join(trainer.recipe.phase(step) for step in range(1, 16)) == 3 * CYCLE
 
 
 @pytest.mark.parametrize("understanding, generation, expected", [(5, 0, "UUUU"), (0, 5, "GGGG"), (1, 1, "UGUG")])
 def test_other_schedules(pool_folder, tmp_path, understanding, generation, expected):
     changes = {"schedule.understanding": understanding, "schedule.generation": generation}
     trainer = open_trainer(small_config(pool_folder, changes), tmp_path / "run")
-    assert "".join(trainer.phase(step) for step in range(1, 5)) == expected
+    assert "".join(trainer.recipe.phase(step) for step in range(1, 5)) == expected
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -73,7 +74,7 @@ def test_every_record_is_valid_and_one_per_image(story):
     for number, (records, _) in enumerate(steps, start=1):
         assert len(records) == 3 and {r["step"] for r in records} == {number}
         for record in records:
-            validate_record(record)
+            validate_record(record, FIELDS)
             assert json.loads(json.dumps(record)) == record
 
 
@@ -325,9 +326,10 @@ def test_without_a_valid_question_the_solver_is_not_called(pool_folder, tmp_path
     trainer = open_trainer(small_config(pool_folder), tmp_path / "run", wrap=lambda b: Scripted(b, ["red circle ,"]))
     before = weights(trainer.backbone)
     records = trainer.train_step()
-    assert trainer.backbone.solved == 0 and len(trainer.window) == 0 and moved(before, trainer.backbone) == set()
+    assert trainer.backbone.solved == 0 and len(trainer.recipe.window) == 0
+    assert moved(before, trainer.backbone) == set()
     for r in records:
-        validate_record(r)
+        validate_record(r, FIELDS)
         assert r["proposer/rewards"] == [-1.0] * 3 and r["proposer/zero_variance"]
         assert r["solver/majority"] is None and r["solver/answers"] == [] and not r["solver/trained"]
         assert all(r["questions/problems"])
@@ -349,8 +351,8 @@ def test_an_invalid_question_earns_minus_one_and_is_not_asked(pool_folder, tmp_p
 def test_a_silent_group_does_not_dilute_the_others(pool_folder, tmp_path, monkeypatch):
     lines = ["red"] * 3 + ["what digit is shown ?", "red", "how many objects are there ?"] * 2
     trainer = open_trainer(small_config(pool_folder), tmp_path / "run", wrap=lambda b: Scripted(b, lines))
-    masks, own = [], trainer_module.grpo_loss
-    monkeypatch.setattr(trainer_module, "grpo_loss", lambda *a, **s: masks.append(a[3]) or own(*a, **s))
+    masks, own = [], asg_module.grpo_loss
+    monkeypatch.setattr(asg_module, "grpo_loss", lambda *a, **s: masks.append(a[3]) or own(*a, **s))
     records = trainer.train_step()
     assert [r["proposer/zero_variance"] for r in records] == [True, False, False]
     assert records[0]["frac_reward_zero_std"] == pytest.approx(1 / 3, abs=1e-6)
@@ -363,10 +365,10 @@ def test_a_card_without_questions_trains_nothing_and_is_not_replayed(pool_folder
     trainer = open_trainer(small_config(pool_folder, changes), tmp_path / "run", wrap=lambda b: Scripted(b, ["red"]))
     before = weights(trainer.backbone)
     for r in trainer.train_step():
-        validate_record(r)
+        validate_record(r, FIELDS)
         assert not r["spec/passed"] and r["generator/best"] is None and not r["replay/pushed"]
         assert r["generator/advantages"] == [0.0] * 3 and not r["generator/applied"]
-    assert moved(before, trainer.backbone) == set() and len(trainer.replay) == 0
+    assert moved(before, trainer.backbone) == set() and len(trainer.recipe.replay) == 0
 
 
 # -- replay and stopping -------------------------------------------------------------------------------------------
@@ -374,7 +376,7 @@ def test_drawings_return_as_images_of_understanding_steps(pool_folder, tmp_path)
     changes = {"schedule.understanding": 1, "schedule.generation": 1, "replay.mix": 1.0, "replay.capacity": 2}
     trainer = open_trainer(small_config(pool_folder, changes), tmp_path / "run")
     asked, drawn = trainer.train_step(), trainer.train_step()
-    assert any(r["replay/pushed"] for r in drawn) and 0 < len(trainer.replay) <= 2
+    assert any(r["replay/pushed"] for r in drawn) and 0 < len(trainer.recipe.replay) <= 2
     assert not any(r["image"].startswith("replay/") for r in asked + drawn)
     assert all(r["image"].startswith("replay/") for r in trainer.train_step())
     assert not any(r["image"].startswith("replay/") for r in trainer.train_step())  # G steps use real images

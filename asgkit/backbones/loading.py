@@ -45,21 +45,29 @@ def load_backbone(name: str, *, base: str = "clean", lora_rank: int = 8, lora_al
                      "my_module:MyModel for a class of your own")
 
 
-def _load_own(name: str, base: str, settings: dict[str, Any]) -> Backbone:
-    """A backbone from outside the package, by `module:Class`."""
-    where, _, what = name.partition(":")
-    if not all(part.isidentifier() for part in (*where.split("."), what)):
-        raise ValueError(f"backbone {name!r} must be of the form my_package.my_module:MyModel")
+def import_own(name: str, what: str, example: str) -> type:
+    """A class from outside the package, by `my_package.my_module:MyClass`; `what` and `example` are for the errors.
+
+    Raises ValueError for another form, a module that Python does not find, or one that has no such class.
+    """
+    where, _, kind = name.partition(":")
+    if not all(part.isidentifier() for part in (*where.split("."), kind)):
+        raise ValueError(f"{what} {name!r} must be of the form my_package.my_module:{example}")
     try:
         module = import_module(where)
     except ModuleNotFoundError as error:
         if not f"{where}.".startswith(f"{error.name}."):
             raise  # the module is there, and something that it imports is not
-        raise ValueError(f"backbone {name}: Python finds no module {error.name}; install it, or start with "
+        raise ValueError(f"{what} {name}: Python finds no module {error.name}; install it, or start with "
                          "PYTHONPATH=FOLDER, the folder that holds it") from error
-    if what not in vars(module):
-        raise ValueError(f"backbone {name}: module {where} has no {what}")
-    opened = vars(module)[what].load(base, **settings)
+    if kind not in vars(module):
+        raise ValueError(f"{what} {name}: module {where} has no {kind}")
+    return vars(module)[kind]
+
+
+def _load_own(name: str, base: str, settings: dict[str, Any]) -> Backbone:
+    """A backbone from outside the package, by `module:Class`."""
+    opened = import_own(name, "backbone", "MyModel").load(base, **settings)
     if not isinstance(opened, Backbone):
         raise ValueError(  # noqa: TRY004  # a setting is wrong, not a call
             f"backbone {name}: what its load returns is no Backbone; asgkit.backbones.base lists the methods, and "

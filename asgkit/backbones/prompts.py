@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 
@@ -13,7 +14,8 @@ class Prompts:
     (`{caption}`). framings: the N instruction preambles of the Solver (`{question}`); only the preamble varies, the
     verbatim question and the answer rules stay (paper, table S7). canonical: the framing of the greedy call that
     yields STE. captions: the Solver's caption requests, one is drawn per image. draw: the Generator's request
-    (`{caption}`). Source: paper, sections on the three roles.
+    (`{caption}`). forms: (pattern, index of the caption request) of texts that answer another request than the first,
+    for prompts that no request was made for. Source: paper, sections on the three roles.
     """
 
     ask: str
@@ -22,6 +24,7 @@ class Prompts:
     framings: tuple[str, ...]
     captions: tuple[str, ...]
     draw: str
+    forms: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("canonical", *(f"framings[{i}]" for i in range(len(self.framings)))):
@@ -35,6 +38,11 @@ class Prompts:
                 raise ValueError(f"prompt {name} must hold {{caption}} exactly once: {getattr(self, name)!r}")
         if not self.captions:
             raise ValueError("at least one caption request is needed")
+
+    def request_for(self, text: str) -> str:
+        """The caption request that a given text would answer: that of the first form that matches, else the first."""
+        found = [index for pattern, index in self.forms if re.search(pattern, text)]
+        return self.captions[found[0] if found else 0]
 
     def solve(self, question: str, framing: int | None = None) -> str:
         """The Solver's prompt for a question under one framing (None: the canonical one)."""

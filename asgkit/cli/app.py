@@ -16,10 +16,13 @@ from asgkit.cli import audit as cli_audit
 from asgkit.cli import batch as cli_batch
 from asgkit.cli import benchmarks as cli_benchmarks
 from asgkit.cli import claims as cli_claims
+from asgkit.cli import drift as cli_drift
 from asgkit.cli import log as cli_log
 from asgkit.cli import runs as cli_runs
-from asgkit.cli.console import Overrides, PlainErrors, Refused, Threads, duration, out, refusing, table
+from asgkit.cli.console import Overrides, PlainErrors, Threads, out, refusing
 from asgkit.config import resolve
+from asgkit.errors import Refused
+from asgkit.runs.wording import duration, table
 
 app = typer.Typer(cls=PlainErrors, no_args_is_help=True, rich_markup_mode="rich", add_completion=False,
                   pretty_exceptions_show_locals=False,
@@ -103,6 +106,7 @@ app.command()(cli_audit.audit)
 app.command()(cli_claims.claims)
 app.command("batch")(cli_batch.batch)
 app.command()(cli_log.log)
+app.command()(cli_drift.drift)
 app.add_typer(cli_benchmarks.app, name="benchmark")
 
 
@@ -161,8 +165,8 @@ def bench(
     Run it on an idle machine. Examples: [bold]asgkit bench --steps 3[/] · [bold]asgkit bench backbone=tiny-flow[/]
     """
     from asgkit.experiments.bench import NAMES, TARGETS, run_bench
+    from asgkit.launch import use_threads
     from asgkit.runs.files import write_json
-    from asgkit.scale.launch import use_threads
 
     use_threads(threads)
     config = resolve(preset, overrides or [])
@@ -216,7 +220,7 @@ def draw_pool(
     pool.path=data/pool-drawn-tiny-flow[/]
     """
     from asgkit.config import resolve
-    from asgkit.scale.launch import open_backbone, use_threads
+    from asgkit.launch import open_backbone, use_threads
     from asgkit.stages.selfdraw import draw_pool as fill
 
     use_threads(threads)
@@ -241,7 +245,7 @@ def reproduce(
     Examples: [bold]asgkit reproduce --profile smoke[/] · [bold]asgkit reproduce --profile small --workers 2[/]
     """
     from asgkit.experiments import reproduce as r
-    from asgkit.scale.launch import use_threads
+    from asgkit.launch import use_threads
 
     if profile not in r.PROFILES:
         raise Refused(f"unknown profile {profile!r}; choose one of {sorted(r.PROFILES)}")

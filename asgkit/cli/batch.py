@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from asgkit.cli.console import Refused, duration, out, table
+from asgkit.cli.console import out
+from asgkit.errors import Refused
+from asgkit.runs.wording import duration, table
 
 if TYPE_CHECKING:
     from asgkit.experiments.batch import Batch, Task

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from asgkit.cli.console import LINE_EVERY, PlainErrors, Refused, Threads, out, refusing, table
+from asgkit.cli.console import LINE_EVERY, PlainErrors, Threads, out, refusing
+from asgkit.errors import Refused
+from asgkit.runs.wording import table
 
 if TYPE_CHECKING:
     from asgkit.backbones.base import Role
@@ -166,7 +168,7 @@ def compare(
 
 def _open(run: Path | None, step: int | None, backbone: str, base: str, device: str | None, threads: int) -> Subject:
     from asgkit.evals.subject import open_subject
-    from asgkit.scale.launch import use_threads
+    from asgkit.launch import use_threads
 
     use_threads(threads)
     if run is not None and step is not None and not (run / "checkpoints" / f"step_{step:06d}").is_dir():

@@ -8,7 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from asgkit.cli.console import Refused, out, refusing, table
+from asgkit.cli.console import out, refusing
+from asgkit.errors import Refused
+from asgkit.runs.wording import table
 
 
 def claims(

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Annotated, Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from safetensors import SafetensorError
 from typer import Argument, Exit, Option
 from typer.core import TyperGroup
 
 from asgkit.config import ConfigError
-from asgkit.errors import TrainingAborted
+from asgkit.errors import Refused, TrainingAborted
 from asgkit.pool.folder import PoolError
 from asgkit.runs.directory import ConfigChanged, CorruptCheckpoint, RunExists
+from asgkit.runs.wording import duration
 
 LINE_EVERY = 10  # steps between two lines where no bar can be drawn
 TAIL = 20  # steps in the reward tail
@@ -28,10 +28,6 @@ out = Console(soft_wrap=True)
 Overrides = Annotated[list[str] | None, Argument(help="key=value pairs, for example seed=3 solver.framings=5",
                                                        show_default=False)]
 Threads = Annotated[int, Option(min=1, help="CPU threads of torch; two runs of one finish before one of two.")]
-
-
-class Refused(Exception):
-    """Something that the user can put right; shown as one line, exit status 2."""
 
 
 EXPECTED = (Refused, ConfigError, PoolError, RunExists, ConfigChanged, CorruptCheckpoint, TrainingAborted,
@@ -109,22 +105,3 @@ class TrainProgress:
         return "  ".join(f"{name} {sum(v) / len(v):+.3f}" for name, v in self.tails.items() if v)
 
 
-def duration(seconds: float) -> str:
-    """Seconds as `42 s`, `3 min 05 s` or `2 h 10 min`."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
-    """A rich table; numbers are right-aligned with two decimals."""
-    made = Table(title=title, title_justify="left")
-    for i, column in enumerate(columns):
-        numeric = bool(rows) and all(isinstance(row[i], int | float) for row in rows)
-        made.add_column(column, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        made.add_row(*(f"{v:.2f}" if isinstance(v, float) else _escape(str(v)) for v in row))
-    return made

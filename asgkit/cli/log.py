@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from asgkit.cli.console import Refused
+from asgkit.errors import Refused
+from asgkit.recipes import all_fields
 from asgkit.runs.files import read_lines
 from asgkit.runs.packed_log import NAME, read_packed_log
-from asgkit.runs.schema import FIELDS
 
 
 def log(
@@ -46,9 +46,10 @@ def read_any_log(run: Path) -> list[dict[str, Any]]:
 
 def _check(wanted: Sequence[str], phase: str) -> None:
     """Raise Refused for a field that no log has, naming the nearest, or an unknown phase."""
+    known = all_fields()
     for name in wanted:
-        if name not in FIELDS:
-            near = difflib.get_close_matches(name, FIELDS, n=1, cutoff=0.0)
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
             raise Refused(f"no field {name!r} in a log; did you mean {near[0]!r}?")
     if phase not in ("", "U", "G"):
         raise Refused(f"unknown phase {phase!r}; choose U (understanding) or G (generation)")

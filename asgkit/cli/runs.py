@@ -11,8 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
-from asgkit.cli.console import Overrides, Refused, Threads, TrainProgress, out, refusing, table
+from asgkit.cli.console import Overrides, Threads, TrainProgress, out, refusing
 from asgkit.config import Config, PoolConfig, measured_name, parse_override, resolve
+from asgkit.errors import Refused
+from asgkit.runs.wording import table
 
 
 def pretrain(
@@ -36,7 +38,7 @@ def pretrain(
     pretrain tiny-flow[/]. Then train on it: [bold]asgkit train base=my.safetensors[/]
     """
     from asgkit.backbones.base import BACKBONES
-    from asgkit.scale.launch import use_threads
+    from asgkit.launch import use_threads
 
     if model not in BACKBONES:
         near = difflib.get_close_matches(model, BACKBONES, n=1, cutoff=0.0)
@@ -116,8 +118,8 @@ def premise(
     [bold]asgkit premise backbone=tiny-flow generator.scorer=CHECKPOINT[/] (another judge of the same drawings)
     """
     from asgkit.experiments import premise as report
-    from asgkit.lessons.verdicts import judge_premise, print_verdicts
-    from asgkit.scale.launch import open_scorer, use_threads
+    from asgkit.launch import open_scorer, use_threads
+    from asgkit.report.claims.premise import judge_premise, print_verdicts
 
     if split not in ("dev", "test"):
         raise Refused(f"unknown split {split!r}; choose dev or test")
@@ -161,8 +163,8 @@ def train(
 
     [bold]asgkit train --run results/runs/photos --resume[/] · go on after a stop
     """
+    from asgkit import launch
     from asgkit.errors import StopRequested
-    from asgkit.scale import launch
 
     launch.use_threads(threads)
     config = _train_config(preset, list(overrides or []), run, resume)
@@ -210,7 +212,8 @@ def default_run(config: Config) -> Path:
 def _train_config(preset: str | None, overrides: list[str], run: Path | None, resume: bool) -> Config:
     """The preset with overrides; a resumed run without --preset starts from its own configuration."""
     if resume and run and not preset and (run / "config.yaml").is_file():
-        from asgkit.runs.directory import RunDirectory, flatten
+        from asgkit.config import flatten
+        from asgkit.runs.directory import RunDirectory
 
         own = flatten(RunDirectory(run).config)
         return resolve(own["preset"], own | dict(map(parse_override, overrides)))
@@ -226,7 +229,7 @@ def _device(config: Config) -> Any:
 
 def check_backbone(config: Config) -> Any:
     """Open the backbone once before anything is written: names, checkpoint and framings are settled here."""
-    from asgkit.scale.launch import open_backbone
+    from asgkit.launch import open_backbone
 
     device = _device(config)
     with refusing(ValueError):
@@ -276,7 +279,7 @@ def evaluate(
     [bold]asgkit eval --base tiny-flow-clean[/]
     """
     from asgkit.experiments import evaluate as scoring
-    from asgkit.scale.launch import use_threads
+    from asgkit.launch import use_threads
 
     if (temperature is None) != (guidance is None):
         raise Refused("--temperature and --guidance go together; give both or neither")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asgkit.runs.directory import flatten
+from asgkit.config import flatten
 from asgkit.runs.files import write_json
 
 FILE = "protocol.json"

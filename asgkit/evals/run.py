@@ -10,8 +10,8 @@ import numpy as np
 from asgkit.backbones.base import ROLES, Backbone
 from asgkit.config import from_dict
 from asgkit.evals.shapes import AnswerItems, DrawingItems, evaluate_answers, evaluate_drawings
+from asgkit.launch import open_backbone
 from asgkit.runs.directory import RunDirectory, load_checkpoint
-from asgkit.scale.launch import open_backbone
 
 
 def open_run(path: str | Path, step: int | None = None) -> tuple[RunDirectory, Backbone, int]:

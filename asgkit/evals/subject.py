@@ -10,10 +10,10 @@ from typing import Any
 from asgkit import __version__
 from asgkit.backbones.base import ROLES, Backbone, Role
 from asgkit.config import Config, from_dict, measured_name, resolve
+from asgkit.launch import open_backbone
 from asgkit.runs.directory import RunDirectory, load_checkpoint
 from asgkit.runs.files import sha256, sha256_sums
 from asgkit.scale.device import Device, choose_device
-from asgkit.scale.launch import open_backbone
 
 
 @dataclass(frozen=True)

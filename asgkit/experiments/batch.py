@@ -24,11 +24,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from asgkit.cli.console import Refused, duration
 from asgkit.config import Config, PoolConfig, measured_name
+from asgkit.errors import Refused
 from asgkit.experiments.job import Job, Outcome, has_sentinel
 from asgkit.grids.load import GridRun
 from asgkit.runs.files import sha256, write_json
+from asgkit.runs.wording import duration
 
 NOTEBOOK = Path("notebooks/batch/run.ipynb")
 COMMITTED = Path("results/measured")

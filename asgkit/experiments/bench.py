@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from asgkit.backbones.base import Answers, Backbone, Drawings, GenStats, NoiseSpec, Prefix, Role, TextStats
 from asgkit.config import Config, resolve
+from asgkit.launch import open_backbone
 from asgkit.pool.folder import ImagePool
 from asgkit.runs.directory import RunDirectory
 from asgkit.scale.device import choose_device
-from asgkit.scale.launch import open_backbone
 from asgkit.trainer import Trainer
 
 TARGETS = {"U": 4.0, "G": 3.0}  # speed-up that batching must reach on tiny-ar

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from asgkit.backbones.base import Backbone
-from asgkit.cli.console import Refused
 from asgkit.config import Config, from_dict
+from asgkit.errors import Refused
+from asgkit.launch import open_backbone
 from asgkit.runs.directory import CorruptCheckpoint, RunDirectory, load_checkpoint
 from asgkit.runs.files import write_atomic, write_json
-from asgkit.scale.launch import open_backbone
 
 FULL = {"per_family": 300, "per_tag": 42, "samples": 4}  # 2,100 questions, 252 prompts x 4 drawings
 SMALL = {"per_family": 60, "per_tag": 20, "samples": 2}  # 420 questions, 120 prompts x 2: seconds, wide intervals

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +14,19 @@ from asgkit.evals.oracle import ShapesJudge
 from asgkit.evals.run import evaluate_run, open_run
 from asgkit.evals.shapes import best_decoding, evaluate_drawings
 from asgkit.experiments.evaluate import FULL, evaluate_base
+from asgkit.grids.experiment import Experiment, same_config
 from asgkit.grids.load import GridError, GridRun, load_grid, make_experiment, shipped_grids
+from asgkit.launch import open_backbone, train
 from asgkit.pool.folder import SUFFIXES
 from asgkit.report.figures.examples import write_examples
 from asgkit.report.tables.measured import Measurement
-from asgkit.runs.directory import RunDirectory, flatten
+from asgkit.runs.directory import RunDirectory
 from asgkit.runs.files import read_lines, write_json
 from asgkit.runs.packed_log import NAME, pack_log
-from asgkit.scale.launch import open_backbone, train
 
 HEADLINE = "headline"  # the grid that a reader wants first
 CURVE_SIZES = {"per_family": 100, "per_tag": 30, "samples": 2}  # dev items at every checkpoint of a learning curve
 KEPT = ("config.yaml", "environment.json", "metrics.json", "items.npz", "curve.csv", "blind.csv", "examples.npz")
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """One run: its id `<backbone>-<base>-<arm>-s<seed>`, preset and overrides."""
-
-    name: str
-    preset: str
-    overrides: tuple[str, ...]
-
-    def config(self) -> Config:
-        """The resolved configuration."""
-        return resolve(self.preset, self.overrides)
 
 
 def committed_runs() -> list[GridRun]:
@@ -106,12 +93,6 @@ def finished(experiment: Experiment, measured: Path) -> bool:
     config = experiment.config()
     preset = resolve(experiment.preset, {"backbone": config.backbone})
     return same_config(RunDirectory(folder).config, config.model_dump(mode="json"), preset.model_dump(mode="json"))
-
-
-def same_config(stored: Mapping[str, Any], wanted: Mapping[str, Any], preset: Mapping[str, Any]) -> bool:
-    """Whether nested configurations agree in every stored key, and `wanted` is the preset in all others."""
-    old, new, default = flatten(stored), flatten(wanted), flatten(preset)
-    return old.items() <= new.items() and all(new[key] == default[key] for key in new.keys() - old.keys())
 
 
 def run_experiment(experiment: Experiment, work: Path, measured: Path, curve: Callable[[Path], Path] | None = None,

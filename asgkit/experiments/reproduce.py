@@ -21,12 +21,12 @@ import torch
 import yaml
 
 from asgkit.backbones.quantise import can_quantise
-from asgkit.cli.console import Refused
 from asgkit.config import Config, PoolConfig, measured_name, resolve
+from asgkit.errors import Refused
 from asgkit.experiments.evaluate import CURVE, SMALL, evaluate, learning_curve
+from asgkit.launch import use_threads
 from asgkit.runs.files import read_lines
 from asgkit.runs.packed_log import NAME, pack_log
-from asgkit.scale.launch import use_threads
 
 if TYPE_CHECKING:
     from asgkit.grids.load import GridRun

@@ -24,15 +24,13 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from asgkit.config import ConfigError, measured_name, parse_override
-
-if TYPE_CHECKING:
-    from asgkit.experiments.measure import Experiment
+from asgkit.grids.experiment import Experiment
 
 FOLDER = Path(__file__).parent
 IN_NAME = ("preset", "backbone", "base", "seed")  # these make the run's id, so an override would make it lie
@@ -49,10 +47,6 @@ def make_experiment(preset: str, backbone: str, base: str, arm: str, seed: int, 
 
     Raises ConfigError when an override sets what the name already says, or when the arm's name is no file name.
     """
-    from asgkit.experiments.measure import (
-        Experiment,  # here: it brings torch, which a list of grids does not need
-    )
-
     if not ARM_NAME.fullmatch(arm):
         raise ConfigError(f"{arm!r} cannot be an arm: use letters, digits and . _ + = - (it becomes a folder)")
     for text in overrides:

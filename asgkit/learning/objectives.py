@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from asgkit.backbones.base import Answers, Backbone, GenStats, NoiseSpec, Role, TextStats
+from asgkit.backbones.noise import draw_noise
 from asgkit.config import GeneratorConfig
 from asgkit.stages.answer import Rollout
 from asgkit.updates import (
@@ -164,22 +165,6 @@ class DrawingBatch:
         return own(policy, reference, self.examples, self.settings)
 
 
-def draw_times(shape: tuple[int, ...], how: str, rng: np.random.Generator) -> Tensor:
-    """Times in (0, 1] of a regression loss: `logit_normal` sigmoid(N(0, 1)), or `uniform`."""
-    if how == "logit_normal":
-        return torch.from_numpy(1.0 / (1.0 + np.exp(-rng.standard_normal(shape)))).float()
-    if how == "uniform":
-        return torch.from_numpy(1.0 - rng.random(shape)).float()
-    raise ValueError(f"times are 'logit_normal' or 'uniform', not {how!r}")
-
-
-def draw_noise(how: str, rows: int, draws: int, rng: np.random.Generator) -> NoiseSpec | None:
-    """Times and noise seeds for `rows` drawings, the same for policy and reference; None for tokens (`none`)."""
-    if how == "none":
-        return None
-    return NoiseSpec(draw_times((rows, draws), how, rng), rng.integers(2**31, size=rows).tolist())
-
-
 def weigh_candidates(rewards: Tensor, passed: Tensor, tokens: bool, g: GeneratorConfig, control: str) -> Tensor:
     """Weights (G, L) of the candidates; cards that failed the quality gate weigh nothing.
 
@@ -216,17 +201,25 @@ def source_examples(prompts: Sequence[str], codes: Tensor, rewards: Tensor, pass
 def drawing_batch(prompts: Sequence[str], codes: Tensor, behaviour: Tensor | None, rewards: Tensor, passed: Tensor, *,
                   times: str, settings: GeneratorConfig, control: str, rng: np.random.Generator
                   ) -> DrawingBatch | None:
-    """What the Generator learns from G cards, with the noise that policy and reference share; None if nothing weighs.
+    """What the Generator learns from the candidates of G cards; None if nothing weighs.
 
-    codes: of the G x L candidates, with their tokens' log-probabilities `behaviour` (None for a regression); with the
-    target `source_image` of the G real images. prompts (G,), rewards (G, L), passed (G,). times: see `draw_times`.
+    codes: of the G x L candidates, with their tokens' log-probabilities `behaviour` (None for a regression). prompts
+    (G,), rewards (G, L), passed (G,). times: see `draw_times`.
     """
-    if settings.target == "source_image":
-        examples = source_examples(prompts, codes, rewards, passed)
-    else:
-        weights = weigh_candidates(rewards, passed, behaviour is not None, settings, control)
-        repeated = [prompt for prompt in prompts for _ in range(settings.candidates)]
-        examples = choose_examples(repeated, codes, behaviour, weights)
+    weights = weigh_candidates(rewards, passed, behaviour is not None, settings, control)
+    repeated = [prompt for prompt in prompts for _ in range(settings.candidates)]
+    return _with_noise(choose_examples(repeated, codes, behaviour, weights), times, settings, rng)
+
+
+def source_batch(prompts: Sequence[str], codes: Tensor, rewards: Tensor, passed: Tensor, *, times: str,
+                 settings: GeneratorConfig, rng: np.random.Generator) -> DrawingBatch | None:
+    """What the Generator learns from the G real images, as released: see `source_examples`; None if no card passed."""
+    return _with_noise(source_examples(prompts, codes, rewards, passed), times, settings, rng)
+
+
+def _with_noise(examples: Examples, times: str, settings: GeneratorConfig, rng: np.random.Generator
+                ) -> DrawingBatch | None:
+    """Examples with the noise that policy and reference share."""
     if not examples.prompts:
         return None
     return DrawingBatch(examples, draw_noise(times, len(examples.prompts), settings.noise_draws, rng), settings)

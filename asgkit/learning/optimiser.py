@@ -17,10 +17,12 @@ import torch
 
 from asgkit.backbones.base import Backbone, Role
 from asgkit.config import Config
-from asgkit.errors import BadStepGuard, StopSignal
+from asgkit.errors import StopSignal
 from asgkit.learning.objectives import Batch, Counts, Objective
+from asgkit.runs.bad_steps import BadStepGuard
 from asgkit.runs.state import Tensors, optimizer_state, restore_optimizer
-from asgkit.scale.team import Shard, Team
+from asgkit.scale.shards import Shard
+from asgkit.scale.team import Team
 from asgkit.updates import AdaptiveKL
 
 DROPOUT = 103  # stream of LoRA dropout, the only use of the global generator

@@ -34,20 +34,13 @@ class ReplayBuffer:
             raise IndexError("the replay buffer is empty; nothing has passed the quality gate yet")
         return self.images[int(rng.integers(len(self.images)))]
 
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """The images as one uint8 tensor (n, side, side, 3), for a checkpoint."""
+    def state_dict(self) -> dict[str, Any]:
+        """The count, and the images as one uint8 tensor (n, side, side, 3)."""
         arrays = [np.asarray(image, dtype=np.uint8) for image in self.images]
         stacked = np.stack(arrays) if arrays else np.zeros((0, self.side, self.side, 3), np.uint8)
-        return {"images": torch.from_numpy(stacked)}
-
-    def load_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Put saved images back."""
-        self.images = [Image.fromarray(array) for array in tensors["images"].numpy()]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Counters as plain data."""
-        return {"pushed": self.pushed}
+        return {"pushed": self.pushed, "images": torch.from_numpy(stacked)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put the counters back."""
+        """Put a saved state back."""
         self.pushed = state["pushed"]
+        self.images = [Image.fromarray(array) for array in state["images"].numpy()]

@@ -43,6 +43,15 @@ class PoolImage:
     image: Image.Image
 
 
+@dataclass(frozen=True)
+class PoolPrompt:
+    """One drawn prompt: its place in the pool, its index there, and the text."""
+
+    name: str
+    index: int
+    text: str
+
+
 @dataclass
 class PoolReport:
     """What `ImagePool.check` found: image files, usable ones, and (name, reason) of each skipped one."""
@@ -61,6 +70,8 @@ class ImagePool:
 
     Raises PoolError if nothing usable is there. The position is the only state.
     """
+
+    kind = "pictures"  # what it yields
 
     def __init__(self, folder: str | Path, *, size: int | None = None, limit: int | None = None,
                  seed: int = 0, rank: int = 0, world_size: int = 1, cache: int | None = None) -> None:

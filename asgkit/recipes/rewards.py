@@ -12,9 +12,9 @@ import torch
 
 from asgkit.ask import TargetEntropy, proposer_reward, self_consistency_reward
 from asgkit.config import Config
-from asgkit.errors import BadStepGuard
-from asgkit.recipes.asg_records import UnderstandingRow
+from asgkit.recipes.asg_work import UnderstandingRow
 from asgkit.recipes.controls import control_rewards, control_vote
+from asgkit.runs.bad_steps import BadStepGuard
 from asgkit.solve import Vote, pseudo_label_mask, solver_rewards, words_before_answer
 from asgkit.solve import vote as vote_again
 from asgkit.ste import RollingPercentile

@@ -1,32 +1,65 @@
-"""What a trainer needs to go on exactly where it stopped, written and read without pickle."""
+"""What a run needs to go on exactly where it stopped, written and read without pickle."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
+
+import torch
 
 from asgkit.backbones.base import ROLES, Backbone
-from asgkit.runs.directory import Checkpoint, ConfigChanged
+from asgkit.runs.directory import Checkpoint, ConfigChanged, RunDirectory
 from asgkit.runs.state import Tensors, pack, restore_rng, rng_state, unpack
 
-if TYPE_CHECKING:
-    from asgkit.trainer import Trainer
 
-PARTS = ("window", "baseline", "target", "guard", "pool", "replay")  # trainer attributes with a plain state
+class Optimiser(Protocol):
+    """What moves one learner's weights."""
+
+    def state(self) -> tuple[Tensors, dict[str, Any]]:
+        """Everything that a resume needs."""
+
+    def restore(self, tensors: Tensors, values: dict[str, Any]) -> None:
+        """Put a saved state back."""
 
 
-def save_trainer(trainer: Trainer) -> None:
-    """Write a checkpoint of everything that decides the trainer's next step."""
-    tensors: Tensors = pack("replay", trainer.replay.tensors())
-    values: dict[str, Any] = {name: getattr(trainer, name).state_dict() for name in PARTS}
-    values |= {"tokens": trainer.tokens, "shards": _shards(trainer), "optimisers": {}}
-    for role, optimiser in trainer.optimisers.items():
-        held, values["optimisers"][role] = optimiser.state()
-        tensors |= pack(f"optimiser/{role}", held)
+class Stateful(Protocol):
+    """A memory, a counter or a position; its state is plain data and tensors."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a resume needs."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put a saved state back."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything that decides a run's next step, but for the random generators. shards: of a step, over all ranks."""
+
+    backbone: Backbone
+    optimisers: Mapping[str, Optimiser]
+    memories: Mapping[str, Stateful]
+    shards: int
+
+
+def save_parts(run: RunDirectory, step: int, parts: Parts) -> None:
+    """Write the checkpoint of a step."""
+    tensors: Tensors = {}
+    values: dict[str, Any] = {"shards": parts.shards, "optimisers": {}, "memories": {}}
+    for name, memory in parts.memories.items():
+        state = memory.state_dict()
+        held = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
+        tensors |= pack(f"memory/{name}", held)
+        values["memories"][name] = {key: value for key, value in state.items() if key not in held}
+    for name, optimiser in parts.optimisers.items():
+        held, values["optimisers"][name] = optimiser.state()
+        tensors |= pack(f"optimiser/{name}", held)
     held, values["rng"] = rng_state({})
     tensors |= pack("rng", held)
-    trainer.run.save_checkpoint(trainer.step, partial(_write_roles, trainer.backbone), tensors, values)
+    run.save_checkpoint(step, partial(_write_roles, parts.backbone), tensors, values)
 
 
 def _write_roles(backbone: Backbone, folder: Path) -> None:
@@ -34,36 +67,17 @@ def _write_roles(backbone: Backbone, folder: Path) -> None:
         backbone.save_role(role, folder / role)
 
 
-def resume_trainer(trainer: Trainer) -> bool:
-    """Load the newest valid checkpoint of the trainer's run and rewind its log to it; False when there is none.
-
-    Every rank loads it, rank 0 rewinds. Raises ConfigChanged when the step had another number of shards: its batch,
-    and with it every later sample, would be another one.
-    """
-    found = trainer.run.newest_valid_checkpoint()
-    if found:
-        _restore(trainer, found)
-    trainer.team.meet()  # nobody may still be reading what the first rank now drops
-    if trainer.team.first:
-        trainer.run.rewind(found.step if found else 0)
-    trainer.team.meet()
-    return found is not None
-
-
-def _shards(trainer: Trainer) -> int:
-    return trainer.team.size * trainer.config.schedule.accumulate
-
-
-def _restore(trainer: Trainer, found: Checkpoint) -> None:
-    before, now = found.values.get("shards", 1), _shards(trainer)  # a run of one process before there were shards
-    if before != now:
-        raise ConfigChanged(f"{trainer.run.path} takes its steps from {before} shard(s) (processes x "
-                            f"schedule.accumulate), not from {now}: resume it with as many processes as it began with")
-    for role, optimiser in trainer.optimisers.items():
-        trainer.backbone.load_role(role, found.path / role)
-        optimiser.restore(unpack(f"optimiser/{role}", found.tensors), found.values["optimisers"][role])
-    for name in PARTS:
-        getattr(trainer, name).load_state_dict(found.values[name])
-    trainer.replay.load_tensors(unpack("replay", found.tensors))
+def load_parts(run: RunDirectory, found: Checkpoint, parts: Parts) -> None:
+    """Put a checkpoint's state back. Raises ConfigChanged when the step had another number of shards: its batch, and
+    with it every later sample, would be another one."""
+    before = found.values["shards"]
+    if before != parts.shards:
+        raise ConfigChanged(f"{run.path} takes its steps from {before} shard(s) (processes x schedule.accumulate), "
+                            f"not from {parts.shards}: resume it with as many processes as it began with")
+    for role in ROLES:
+        parts.backbone.load_role(role, found.path / role)
+    for name, optimiser in parts.optimisers.items():
+        optimiser.restore(unpack(f"optimiser/{name}", found.tensors), found.values["optimisers"][name])
+    for name, memory in parts.memories.items():
+        memory.load_state_dict(found.values["memories"][name] | unpack(f"memory/{name}", found.tensors))
     restore_rng({}, unpack("rng", found.tensors), found.values["rng"])
-    trainer.step, trainer.tokens = found.step, found.values["tokens"]

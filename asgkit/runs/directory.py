@@ -31,6 +31,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from asgkit import __version__
+from asgkit.config import flatten
 from asgkit.runs.files import (
     append_line,
     read_lines,
@@ -41,7 +42,7 @@ from asgkit.runs.files import (
     write_atomic,
     write_json,
 )
-from asgkit.runs.schema import FIELDS, validate_record
+from asgkit.runs.schema import FieldTable, validate_record
 from asgkit.runs.state import (
     StateMismatch,
     Tensors,
@@ -56,7 +57,7 @@ from asgkit.runs.state import (
 
 __all__ = [
     "Checkpoint", "ConfigChanged", "CorruptCheckpoint", "RunDirectory", "RunExists", "StateMismatch",
-    "environment", "flatten", "load_checkpoint", "optimizer_state", "pack", "read_log", "restore_optimizer",
+    "environment", "load_checkpoint", "optimizer_state", "pack", "read_log", "restore_optimizer",
     "restore_rng", "rng_state", "unpack", "write_json",
 ]
 
@@ -142,13 +143,13 @@ class RunDirectory:
         """Replace metrics.json (the run's final numbers) atomically; NaN and Inf raise ValueError."""
         write_json(self.path / "metrics.json", metrics)
 
-    def append(self, record: Mapping[str, Any]) -> None:
-        """Append one record to log.jsonl, keys in the schema's order, flushed to the system.
+    def append(self, record: Mapping[str, Any], fields: FieldTable) -> None:
+        """Append one record to log.jsonl, keys in the order of the recipe's fields, flushed to the system.
 
         Raises SchemaError on unknown, missing or mistyped fields, NaN and infinities included.
         """
-        validate_record(record)
-        append_line(self.log_path, {name: record[name] for name in FIELDS if name in record})
+        validate_record(record, fields)
+        append_line(self.log_path, {name: record[name] for name in fields if name in record})
 
     def append_timing(self, step: int, stages: Mapping[str, float]) -> None:
         """Append the seconds of each stage of a step to timings.jsonl, as `timing_s/<stage>`."""
@@ -275,14 +276,6 @@ def _refuse_changes(old: dict[str, Any], new: dict[str, Any]) -> None:
     if changed:
         raise ConfigChanged(f"cannot resume with another configuration ({'; '.join(changed)}): start a new "
                             f"run or set these keys back; only {', '.join(RESUME_MAY_CHANGE)} may change")
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
 
 
 def _clean(*folders: Path) -> None:

@@ -13,9 +13,10 @@ FRAME = 4  # pixels around a tile; the best candidate's is green
 BEST, OTHER = (0, 158, 115), (255, 255, 255)
 
 
-def write_samples(folder: Path, step: int, sources: Sequence[Image.Image], groups: Sequence[Sequence[Image.Image]],
-                  rewards: Sequence[Sequence[float]]) -> Path:
-    """Write `step_000040.png`: a row per picture of the step, the real one first, then its L candidates as drawn.
+def write_samples(folder: Path, step: int, sources: Sequence[Image.Image | None],
+                  groups: Sequence[Sequence[Image.Image]], rewards: Sequence[Sequence[float]]) -> Path:
+    """Write `step_000040.png`: a row per item of the step, its real picture first (blank where there is none), then its
+    L candidates as drawn.
 
     The rows are the first `ROWS` of the step's log records, which hold prompts, questions and every score; `rewards`
     (B x L) frames the best candidate of a row.
@@ -38,6 +39,7 @@ def _best(rewards: Sequence[float]) -> int:
     return max(range(len(rewards)), key=rewards.__getitem__)
 
 
-def _tile(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
+def _tile(image: Image.Image | None, colour: tuple[int, int, int]) -> Image.Image:
+    image = image or Image.new("RGB", (TILE, TILE), OTHER)
     how = Image.Resampling.NEAREST if max(image.size) < TILE else Image.Resampling.BICUBIC
     return ImageOps.expand(ImageOps.pad(image.convert("RGB"), (TILE, TILE), how, color=OTHER), FRAME, colour)

@@ -9,7 +9,8 @@ import torch
 
 from asgkit.ask import parse_question, question_problems
 from asgkit.backbones.base import Answers, Backbone, Prefix
-from asgkit.errors import BadStepGuard, NonFiniteValue
+from asgkit.errors import NonFiniteValue
+from asgkit.runs.bad_steps import BadStepGuard
 from asgkit.solve import Vote, vote
 from asgkit.ste import solver_token_entropy, token_entropy
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from asgkit.backbones.base import Answers, Backbone, Drawings, Prefix, Role
-from asgkit.config import Config
+from asgkit.config import Config, GeneratorConfig
 from asgkit.stages.answer import Question, caption, propose
 from asgkit.stages.judge import Card, Scores, make_cards, score_candidates
 
@@ -49,7 +49,7 @@ def generation_round(backbone: Backbone, pictures: Sequence[Image.Image], config
     """
     g, judge = config.generator, scorer or (backbone, "solver")
     with stage("caption"):
-        seen, requests, captions = _caption(backbone, pictures, config, streams)
+        seen, requests, captions = write_captions(backbone, pictures, g, streams)
     with stage("diagnose"):
         prefix = backbone.prefix(pictures, role="proposer")
         asked, questions = _diagnose(backbone, prefix, captions, config, streams)
@@ -59,26 +59,39 @@ def generation_round(backbone: Backbone, pictures: Sequence[Image.Image], config
         cards = make_cards(judge[0], pictures, captions, requests, questions, g, config.solver, role=answering,
                            prefix=known.get(answering))
     with stage("draw"):
-        wanted = [backbone.spec.prompts.draw.format(caption=card.prompt) for card in cards]
-        prompts = [prompt for prompt in wanted for _ in range(g.candidates)]
-        seeds = streams("draw").integers(2**31, size=len(prompts)).tolist()
-        drawn = backbone.generate_images(prompts, seeds=seeds, role="generator", guidance=g.guidance,
-                                         temperature=g.temperature)
+        prompts, seeds, drawn = draw_candidates(backbone, [card.prompt for card in cards], g, streams("draw"))
     with stage("score"):
         groups = [drawn.images[i : i + g.candidates] for i in range(0, len(prompts), g.candidates)]
         scores = score_candidates(judge[0], cards, groups, g, config.solver, role=judge[1])
     return Round(cards, prompts, seeds, drawn, groups, scores, asked)
 
 
-def _caption(backbone: Backbone, pictures: Sequence[Image.Image], config: Config, streams: Streams
-             ) -> tuple[Prefix, list[str], list[str]]:
-    """The pictures' prefix under the role that writes the prompts, a random request each, and the captions."""
+def write_captions(backbone: Backbone, pictures: Sequence[Image.Image], g: GeneratorConfig, streams: Streams
+                   ) -> tuple[Prefix, list[str], list[str]]:
+    """The pictures' prefix under the role that writes the prompts, a random request each, and the captions.
+
+    streams: as in `generation_round`, called for `style` and `caption`. Source: paper (generation step 1).
+    """
     styles = backbone.spec.prompts.captions
     requests = [styles[i] for i in streams("style").integers(len(styles), size=len(pictures))]
-    seen = backbone.prefix(pictures, role=config.generator.prompt)
-    captions = caption(backbone, seen, requests, temperature=config.generator.caption_temperature,
+    seen = backbone.prefix(pictures, role=g.prompt)
+    captions = caption(backbone, seen, requests, temperature=g.caption_temperature,
                        max_new_tokens=backbone.spec.max_new_tokens, seed=_seed(streams("caption")))
     return seen, requests, captions
+
+
+def draw_candidates(backbone: Backbone, texts: Sequence[str], g: GeneratorConfig, rng: np.random.Generator
+                    ) -> tuple[list[str], list[int], Drawings]:
+    """L candidates of each of G texts by the Generator: the G * L prompts, their seeds, the drawings, group by group.
+
+    Source: paper (generation step 3).
+    """
+    wanted = [backbone.spec.prompts.draw.format(caption=text) for text in texts]
+    prompts = [prompt for prompt in wanted for _ in range(g.candidates)]
+    seeds = rng.integers(2**31, size=len(prompts)).tolist()
+    drawn = backbone.generate_images(prompts, seeds=seeds, role="generator", guidance=g.guidance,
+                                     temperature=g.temperature)
+    return prompts, seeds, drawn
 
 
 def _diagnose(backbone: Backbone, prefix: Prefix, captions: Sequence[str], config: Config, streams: Streams

@@ -21,7 +21,7 @@ from asgkit.draw import (
     soft_match,
     spec_quality,
 )
-from asgkit.errors import BadStepGuard
+from asgkit.runs.bad_steps import BadStepGuard
 from asgkit.solve import Vote
 from asgkit.stages.answer import Question, answer_questions, caption
 
@@ -154,9 +154,19 @@ def similarities(backbone: Backbone, images: Sequence[Image.Image] | None, cards
     given = backbone.text_stats(None, requests, captions, role=None)
     text = torch.cosine_similarity(wanted.pooled, given.pooled).clamp(min=0.0).cpu()
     empty = torch.tensor([not c.strip() for c in captions])
-    seen = backbone.text_stats(images, requests, prompts, role=None)
-    length = seen.mask.sum(1).clamp(min=1)
-    return text.masked_fill(empty, 0.0), (seen.logp.sum(1) / length).exp().cpu()
+    seen = prompt_likelihood(backbone, images, requests, prompts, role=None)
+    return text.masked_fill(empty, 0.0), seen.exp().cpu()
+
+
+def prompt_likelihood(backbone: Backbone, images: Sequence[Image.Image] | None, requests: Sequence[str],
+                      prompts: Sequence[str], *, role: Role | None) -> Tensor:
+    """Mean log-probability per token (B,), nats, that a reader of each image gives its prompt as the answer to its
+    caption request: 1/|T| sum_t ln p(T_t | I, request, T_<t).
+
+    The request matters: read under the request for another form of caption, a prompt ranks drawings far worse.
+    """
+    seen = backbone.text_stats(images, requests, prompts, role=role)
+    return seen.logp.sum(1) / seen.mask.sum(1).clamp(min=1)
 
 
 def pixels(images: Sequence[Image.Image]) -> Tensor:

@@ -19,7 +19,7 @@ from asgkit.backbones.base import NoiseSpec
 from asgkit.backbones.chat import PROMPTS
 from asgkit.backbones.conformance import assert_conforms
 from asgkit.backbones.conformance_checks import perturb
-from asgkit.backbones.tiny.latent import row_normals
+from asgkit.backbones.noise import row_normals
 from asgkit.backbones.weights import UnmatchedTensors
 
 NOISE = NoiseSpec(torch.tensor([[0.3, 0.7], [0.5, 0.9]]), [1, 2])

@@ -20,7 +20,7 @@ from asgkit.backbones.blip3o.files import EVA_FILE, EVA_INSIDE, rename
 from asgkit.backbones.blip3o.network import image_positions, word_positions
 from asgkit.backbones.blip3o.parts import EULER, random_parts, tiny_settings
 from asgkit.backbones.conformance import assert_conforms, perturb
-from asgkit.backbones.tiny.latent import row_normals
+from asgkit.backbones.noise import row_normals
 from asgkit.backbones.weights import UnmatchedTensors
 
 CAPTIONS = [DRAW.format(caption=text) for text in ("a red circle", "two blue squares , and a tree")]

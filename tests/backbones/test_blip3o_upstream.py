@@ -26,7 +26,7 @@ from asgkit.backbones.blip3o.backbone import AFTER, DRAW, HEADER
 from asgkit.backbones.blip3o.eva import EvaEncoder, normalised
 from asgkit.backbones.blip3o.network import Blip3oNetwork, make_dit
 from asgkit.backbones.blip3o.parts import Parts, Sampler, random_parts, tiny_settings
-from asgkit.backbones.tiny.latent import row_normals
+from asgkit.backbones.noise import row_normals
 
 pytestmark = pytest.mark.upstream
 PROMPT = DRAW.format(caption="a cat in front of a tree")

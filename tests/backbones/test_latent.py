@@ -11,9 +11,10 @@ from safetensors.torch import load_file
 
 from asgkit.backbones import ROLES, load_backbone
 from asgkit.backbones.base import NoiseSpec
+from asgkit.backbones.noise import row_normals
 from asgkit.backbones.tiny.diffusion import LARGEST_LATENT, _index, _schedule
 from asgkit.backbones.tiny.flow import ExpertBlock, TinyFlowNetwork, wave
-from asgkit.backbones.tiny.latent import CELLS, CHANNELS, STEPS, CellAutoencoder, row_normals
+from asgkit.backbones.tiny.latent import CELLS, CHANNELS, STEPS, CellAutoencoder
 from asgkit.backbones.tiny.latent_drawing import NETWORKS, TinyLatent, repeat_rows
 from asgkit.backbones.tiny.pretrain import PretrainConfig
 from asgkit.backbones.tiny.pretrain_latent import LatentConfig, _rate, new_network, save, train_stages

@@ -6,9 +6,9 @@ import pytest
 import torch
 from loops import SMALL, moved, weights
 
+from asgkit import launch as launch_module
 from asgkit.backbones import load_backbone
 from asgkit.config import measured_name, resolve
-from asgkit.scale import launch as launch_module
 
 OWN = '''
 from asgkit.backbones.tiny.ar import TinyAR

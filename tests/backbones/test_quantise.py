@@ -15,7 +15,7 @@ from asgkit.backbones.conformance import assert_conforms
 from asgkit.backbones.quantise import quantise_linears
 from asgkit.config import ConfigError, resolve
 from asgkit.experiments import reproduce
-from asgkit.scale.launch import open_backbone
+from asgkit.launch import open_backbone
 
 needs_bitsandbytes = pytest.mark.skipif(not quantise.can_quantise(), reason="needs the extra qlora")
 

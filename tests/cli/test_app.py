@@ -15,19 +15,21 @@ from asgkit.backbones.base import BACKBONES
 from asgkit.backbones.tiny.understand import CHECKPOINTS
 from asgkit.cli import doctor
 from asgkit.cli.app import app
-from asgkit.cli.console import Refused, TrainProgress, duration
+from asgkit.cli.console import TrainProgress
 from asgkit.cli.runs import base_config, default_run
 from asgkit.config import resolve
+from asgkit.errors import Refused
 from asgkit.experiments import evaluate as scoring
 from asgkit.experiments import reproduce
 from asgkit.grids.load import GridRun
 from asgkit.runs.directory import RunDirectory, RunExists, read_log
 from asgkit.runs.packed_log import NAME, pack_log
+from asgkit.runs.wording import duration
 from asgkit.shapes.world import render_pool
 
 COMMANDS = ["doctor", "pretrain", "premise", "train", "eval", "report", "verify", "bench", "pool", "reproduce",
-            "audit", "claims", "batch", "log", "draw-pool", "shapes render", "shapes detector", "benchmark presets",
-            "benchmark vqa", "benchmark geneval_hf", "benchmark compare"]
+            "audit", "claims", "batch", "log", "drift", "draw-pool", "shapes render", "shapes detector",
+            "benchmark presets", "benchmark vqa", "benchmark geneval_hf", "benchmark compare"]
 TINY = ["schedule.images=2", "generator.candidates=2", "generator.questions=2", "generator.votes=1",
         "solver.framings=3", "schedule.understanding=1", "schedule.generation=1", "checkpoint.every=1",
         "precision=fp32", "device=cpu"]
@@ -322,7 +324,7 @@ def test_a_stop_request_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> No
     def stopped(*_: object, **__: object) -> None:
         raise StopRequested("SIGTERM")
 
-    monkeypatch.setattr("asgkit.scale.launch.train", stopped)
+    monkeypatch.setattr("asgkit.launch.train", stopped)
     result = asgkit("train", "--run", "r", f"pool.path={pool_of(1)}")
     assert result.exit_code == 143 and "asgkit train --run r --resume" in result.output
 

@@ -17,8 +17,8 @@ from paths import ROOT
 from typer.testing import CliRunner
 
 from asgkit.cli.app import app
-from asgkit.cli.console import Refused
 from asgkit.config import Config
+from asgkit.errors import Refused
 from asgkit.experiments import batch
 from asgkit.experiments.batch import Batch, Task, check_parameters, content_hash, headline, prepare
 from asgkit.experiments.job import has_sentinel

@@ -26,7 +26,7 @@ from asgkit.experiments.premise import (
     print_premise,
     write_premise,
 )
-from asgkit.lessons.verdicts import judge_premise
+from asgkit.report.claims.premise import judge_premise
 from asgkit.report.tables.measured import Untraceable
 
 SMALL = {"per_family": 4, "per_tag": 2, "samples": 2, "groups": 4}

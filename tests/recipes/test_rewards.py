@@ -7,7 +7,7 @@ import torch
 from asgkit.ask import TargetEntropy, self_consistency_reward
 from asgkit.config import resolve
 from asgkit.errors import NonFiniteValue
-from asgkit.recipes.asg_records import UnderstandingRow
+from asgkit.recipes.asg_work import UnderstandingRow
 from asgkit.recipes.rewards import reward_answers, reward_questions
 from asgkit.solve import solver_rewards, vote
 from asgkit.stages.answer import Question

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from test_schema import record_of
 
 import asgkit
+from asgkit.recipes.asg_fields import FIELDS
 from asgkit.runs.directory import (
     ConfigChanged,
     CorruptCheckpoint,
@@ -121,21 +122,21 @@ def test_status_and_metrics_are_strict_json(run):
 
 def test_records_are_checked_written_and_read_back(run):
     record = record_of("U") | {"question": "line\u2028separator \N{SNOWMAN}?", "proposer/reward": 0.1 + 0.2}
-    run.append(record)
-    run.append(record_of("G"))
+    run.append(record, FIELDS)
+    run.append(record_of("G"), FIELDS)
     frame = read_log(run.path)
     assert len(frame) == 2 and list(frame["phase"]) == ["U", "G"]
     assert frame["question"][0] == record["question"] and frame["proposer/reward"][0] == 0.1 + 0.2
     assert frame["questions"][0] == record["questions"]
     with pytest.raises(SchemaError):
-        run.append(record | {"proposer/reward": float("nan")})
+        run.append(record | {"proposer/reward": float("nan")}, FIELDS)
     assert len(read_log(run.log_path)) == 2
 
 
 def test_the_order_of_keys_in_a_record_does_not_change_the_log(run):
     record = record_of("G")
-    run.append(record)
-    run.append(dict(reversed(record.items())))
+    run.append(record, FIELDS)
+    run.append(dict(reversed(record.items())), FIELDS)
     first, second = run.log_path.read_bytes().splitlines()
     assert first == second
 
@@ -143,25 +144,25 @@ def test_the_order_of_keys_in_a_record_does_not_change_the_log(run):
 def test_a_killed_run_leaves_a_log_that_resumes_bit_equal(run, tmp_path):
     whole = RunDirectory.create(tmp_path / "whole", CONFIG)
     for step in range(1, 7):
-        whole.append(record_of("U") | {"step": step})
-        whole.append(record_of("U") | {"step": step, "rank": 1})
+        whole.append(record_of("U") | {"step": step}, FIELDS)
+        whole.append(record_of("U") | {"step": step, "rank": 1}, FIELDS)
     for step in range(1, 6):  # killed while step 5 was being written; the checkpoint is of step 3
-        run.append(record_of("U") | {"step": step})
-        run.append(record_of("U") | {"step": step, "rank": 1})
+        run.append(record_of("U") | {"step": step}, FIELDS)
+        run.append(record_of("U") | {"step": step, "rank": 1}, FIELDS)
         run.append_timing(step, {"ask": 0.5})
     with run.log_path.open("ab") as stream:
         stream.write('{"step": 5, "question": "é'.encode()[:-1])
     run.truncate_log(3)
     for step in range(4, 7):
-        run.append(record_of("U") | {"step": step})
-        run.append(record_of("U") | {"step": step, "rank": 1})
+        run.append(record_of("U") | {"step": step}, FIELDS)
+        run.append(record_of("U") | {"step": step, "rank": 1}, FIELDS)
     assert run.log_path.read_bytes() == whole.log_path.read_bytes()
     timings = [json.loads(line) for line in (run.path / "timings.jsonl").read_text().splitlines()]
     assert timings == [{"step": s, "timing_s/ask": 0.5} for s in (1, 2, 3)]
 
 
 def test_a_torn_last_line_is_left_out_with_a_warning(run, caplog):
-    run.append(record_of("U"))
+    run.append(record_of("U"), FIELDS)
     with run.log_path.open("a") as stream:
         stream.write('{"step": 9')
     with caplog.at_level(logging.WARNING):
@@ -265,7 +266,7 @@ def test_values_that_would_not_read_back_are_refused(run):
 
 def test_rewind_forgets_what_came_after(run):
     for step in (1, 2, 3):
-        run.append(record_of("U") | {"step": step})
+        run.append(record_of("U") | {"step": step}, FIELDS)
         save(run, step)
     flip(run.checkpoints / "step_000003" / "state.json")
     run.rewind(run.newest_valid_checkpoint().step)

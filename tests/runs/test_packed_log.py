@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asgkit.recipes.asg_fields import FIELDS
 from asgkit.runs.packed_log import DERIVED, NAME, from_columns, pack_log, read_packed_log, to_columns
-from asgkit.runs.schema import FIELDS
 
 U = [{"step": 1, "phase": "U", "x": [0.25, None]}, {"step": 1, "phase": "U", "x": []}]
 G = [{"step": 2, "phase": "G", "prompt": "é \u2028 ✓"}]

@@ -1,17 +1,21 @@
-"""The log's field table: what a record may hold, and the glossary made from it."""
-
+"""The log's field table: what a record may hold."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from paths import ROOT
 
-from asgkit.runs.schema import FIELDS, SchemaError, glossary_markdown, validate_record
+from asgkit.recipes.asg_fields import FIELDS
+from asgkit.runs.schema import CORE, EVERY, SchemaError, field_table, phases_of
+from asgkit.runs.schema import validate_record as validate
 
 EXAMPLES = {
     "int": 3, "float": 0.5, "str": "red", "bool": True, "list[float]": [0.5, 1], "list[float?]": [0.5, None],
     "list[str]": ["red"], "list[bool]": [True, False], "list[int]": [7], "list[list[str]]": [["a"], []],
 }
+
+
+def validate_record(record: dict) -> None:
+    validate(record, FIELDS)
 
 
 def record_of(phase: str) -> dict:
@@ -70,7 +74,7 @@ def test_wrong_types_and_non_finite_numbers_are_refused(name, value):
 
 @pytest.mark.parametrize("phase", [None, "u", 1, ""])
 def test_the_phase_must_be_u_or_g(phase):
-    with pytest.raises(SchemaError, match="'U' or 'G'"):
+    with pytest.raises(SchemaError, match="'phase' must be one of 'U', 'G', not"):
         validate_record(record_of("U") | {"phase": phase})
 
 
@@ -80,15 +84,10 @@ def test_nothing_but_schema_errors_comes_out_of_the_check(junk):
         validate_record(junk)
 
 
-def test_the_table_is_complete_in_itself():
-    for name, field in FIELDS.items():
-        assert field.type in EXAMPLES, name
-        assert field.phases in ("U", "G", "both"), name
-        assert field.unit and field.description.endswith("."), name
-        assert "|" not in field.description, f"{name}: a bar would break the glossary's table"
-
-
-def test_the_committed_glossary_is_the_generated_one():
-    page = ROOT / "docs" / "log_glossary.md"
-    assert page.read_text(encoding="utf-8") == glossary_markdown(), \
-        "run: python -m asgkit.runs.schema > docs/log_glossary.md"
+def test_a_recipe_declares_its_fields_after_the_core_and_none_twice():
+    table = field_table({"X": [("score", "float?", "points", "A score.")]})
+    assert list(table) == [*CORE, "score"] and phases_of(table) == ["X"]
+    assert table["score"].nullable and table["score"].applies_to("X") and not table["score"].applies_to("Y")
+    assert all(field.phases == EVERY for field in CORE.values())
+    with pytest.raises(SchemaError, match="'step' is declared twice"):
+        field_table({"X": [("step", "int", "step", "Again.")]})

@@ -16,9 +16,9 @@ from torch.distributed.tensor import DTensor
 from asgkit.backbones import ROLES
 from asgkit.config import Config
 from asgkit.errors import StopRequested
-from asgkit.scale.launch import open_backbone, train
-from asgkit.scale.shard import LockStep, SharedStop, repeated_layers, shard_frozen
-from asgkit.scale.team import Team
+from asgkit.launch import open_backbone, train
+from asgkit.scale.lock_step import SharedStop, repeated_layers, shard_frozen
+from asgkit.scale.team import LockStep, Team
 
 
 def test_repeated_layers_are_those_of_the_outermost_lists():

@@ -23,14 +23,14 @@ from asgkit.backbones import ROLES, base
 from asgkit.backbones.tiny.understand import CHECKPOINTS
 from asgkit.config import Config
 from asgkit.errors import NonFiniteValue, StopRequested
+from asgkit.launch import open_backbone, train
 from asgkit.learning.objectives import Counts, Objective
 from asgkit.learning.optimiser import RoleOptimiser
 from asgkit.pool.folder import ImagePool
 from asgkit.recipes import rewards as rewards_module
-from asgkit.runs.checkpoint import PARTS
 from asgkit.runs.directory import ConfigChanged, RunDirectory, load_checkpoint
-from asgkit.scale.launch import open_backbone, train
-from asgkit.scale.team import Shard, Team, cut_shards
+from asgkit.scale.shards import Shard, cut_shards
+from asgkit.scale.team import Team
 from asgkit.trainer import Trainer
 
 READY = [name for name in base.BACKBONES if (CHECKPOINTS / f"{name}-clean.safetensors").is_file()]
@@ -63,7 +63,7 @@ def test_ranks_and_shards_cut_one_order_of_images(pool_folder):
     ranks = [ImagePool(pool_folder, size=24, seed=3, rank=r, world_size=2) for r in range(2)]
     shards = [cut_shards(pool.next_batch(6), 3, seed=3, step=1, first=2 * r) for r, pool in enumerate(ranks)]
     assert [shard.index for group in shards for shard in group] == [0, 1, 2, 3]
-    assert [item.index for group in shards for shard in group for item in shard.images] == whole
+    assert [item.index for group in shards for shard in group for item in shard.items] == whole
     assert {pool.position for pool in ranks} == {12}
 
 
@@ -247,9 +247,10 @@ def run_and_record(team: Team, folder: Path, config: Config, name: str) -> None:
         trainer.fit()
     save_file({f"{role}/{k}": v for role, o in trainer.optimisers.items() for k, v in o.state()[0].items()},
               folder / f"{name}_adam_{team.rank}.safetensors")
-    memory = {part: getattr(trainer, part).state_dict() for part in PARTS} | {
-        "tokens": trainer.tokens, "kl": [o.kl.coefficient for o in trainer.optimisers.values()],
-        "replayed": [sum(image.tobytes()) for image in trainer.replay.images]}
+    parts = trainer.parts().memories
+    memory = {name: {k: v for k, v in part.state_dict().items() if k != "images"} for name, part in parts.items()} | {
+        "kl": [o.kl.coefficient for o in trainer.optimisers.values()],
+        "replayed": [sum(image.tobytes()) for image in trainer.recipe.replay.images]}
     (folder / f"{name}_memory_{team.rank}.json").write_text(json.dumps(memory))
 
 

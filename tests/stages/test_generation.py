@@ -9,10 +9,10 @@ import pytest
 from loops import open_trainer, small_config
 
 from asgkit.backbones import load_backbone
+from asgkit.launch import open_backbone
 from asgkit.pool.folder import ImagePool
-from asgkit.scale.launch import open_backbone
+from asgkit.recipes.base import CAPTION, DIAGNOSE, DRAW, STYLE
 from asgkit.stages.generation import STAGES, generation_round
-from asgkit.trainer import CAPTION, DIAGNOSE, DRAW, STYLE
 
 STREAMS = {"style": STYLE, "caption": CAPTION, "diagnose": DIAGNOSE, "draw": DRAW}
 AS_RELEASED = {"generator.prompt": "proposer", "generator.references": "proposer"}

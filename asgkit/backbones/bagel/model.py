@@ -30,8 +30,8 @@ from asgkit.backbones.bagel.mot import causal
 from asgkit.backbones.bagel.network import BagelNetwork
 from asgkit.backbones.base import ROLES, BackboneSpec, Drawings, GenStats, NoiseSpec, Role
 from asgkit.backbones.chat import PROMPTS, ChatTokenizer, pad_rows
+from asgkit.backbones.noise import row_normals
 from asgkit.backbones.reader import KeyValues, Reader, select_rows
-from asgkit.backbones.tiny.latent import row_normals
 
 IMAGE_SIDE = 512  # pixels, of the published model: its smallest trained drawing, and the release's size in updates
 TINY_SIDE = 32

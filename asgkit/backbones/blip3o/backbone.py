@@ -20,8 +20,8 @@ from asgkit.backbones.blip3o.network import TRAIN_TIMES, Blip3oNetwork, image_po
 from asgkit.backbones.blip3o.parts import Parts, random_parts
 from asgkit.backbones.blip3o.released import load_released
 from asgkit.backbones.chat import PROMPTS, ChatTokenizer
+from asgkit.backbones.noise import row_normals
 from asgkit.backbones.reader import KeyValues, Reader
-from asgkit.backbones.tiny.latent import row_normals
 
 HEADER = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
 AFTER = "<|im_end|>\n<|im_start|>assistant\n"
@@ -108,7 +108,7 @@ class Blip3o(Reader):
 
     def load_released(self, role: Role, path: str | Path) -> dict[str, int]:
         """Read a role from a released ASG checkpoint folder; see `asgkit.backbones.blip3o.released`."""
-        return load_released(self, role, Path(path))
+        return load_released(self.network, self.lora, role, Path(path))
 
     # -- reading ---------------------------------------------------------------------------------------------------
     def see(self, images: Sequence[Image.Image]) -> KeyValues:

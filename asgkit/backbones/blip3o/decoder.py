@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionMode
 from PIL import Image
 from torch import Tensor, nn
 
-from asgkit.backbones.tiny.latent import row_normals
+from asgkit.backbones.noise import row_normals
 
 STREAM = 2**40  # keeps the decoder's noise apart from the latent's, which has the same seeds
 

@@ -5,17 +5,14 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from asgkit.backbones.base import Role
 from asgkit.backbones.weights import UnmatchedTensors
-
-if TYPE_CHECKING:
-    from asgkit.backbones.blip3o.backbone import Blip3o
 
 # A role's folder holds its adapter in a folder named after it, or directly; the Solver's adapter is called "default".
 NESTED: dict[Role, tuple[str, ...]] = {
@@ -28,7 +25,7 @@ DIT_NAMES = ((r"model\.caption_projection\.", "caption_projection."), (r"model\.
 PLAIN = {"bias": "none", "use_dora": False, "use_rslora": False, "modules_to_save": None}  # other LoRAs change the sum
 
 
-def load_released(backbone: Blip3o, role: Role, path: Path) -> dict[str, int]:
+def load_released(network: nn.Module, lora: tuple[int, int], role: Role, path: Path) -> dict[str, int]:
     """Read one role of a checkpoint folder `step_XXXXX`; the Generator's also from its `dit_lora`, when there is one.
 
     Modules that the checkpoint does not adapt get a zero adapter. Returns how many tensors were read, and how many of
@@ -37,10 +34,10 @@ def load_released(backbone: Blip3o, role: Role, path: Path) -> dict[str, int]:
     in the vision tower need targets="released") and every adapted part is complete; ValueError for another kind of
     LoRA, a scale alpha / rank that is not the backbone's, or a rank above it.
     """
-    found = _read(_adapter_folder(path, NESTED[role]), TEXT_NAMES, backbone.lora)
+    found = _read(_adapter_folder(path, NESTED[role]), TEXT_NAMES, lora)
     if role == "generator" and (path / "dit_lora").is_dir():
-        found |= _read(_adapter_folder(path, ("dit_lora", "dit_lora/default")), DIT_NAMES, backbone.lora)
-    own = {name.replace(f".{role}.", "."): parameter for name, parameter in backbone.network.named_parameters()
+        found |= _read(_adapter_folder(path, ("dit_lora", "dit_lora/default")), DIT_NAMES, lora)
+    own = {name.replace(f".{role}.", "."): parameter for name, parameter in network.named_parameters()
            if f".{role}." in name}
     _check_names(found, own, role, path)
     with torch.no_grad():
@@ -102,7 +99,7 @@ def _part(name: str) -> str:
     return name
 
 
-def _check_names(found: dict[str, Tensor], own: dict[str, torch.nn.Parameter], role: Role, path: Path) -> None:
+def _check_names(found: dict[str, Tensor], own: dict[str, nn.Parameter], role: Role, path: Path) -> None:
     adapted = {_part(name) for name in found} | {"language_model"}
     unexpected = sorted(found.keys() - own.keys())
     missing = sorted(name for name in own.keys() - found.keys() if _part(name) in adapted)

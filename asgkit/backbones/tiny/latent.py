@@ -50,11 +50,6 @@ class CellAutoencoder(nn.Module):
         return (self.decoder(latents) + 0.5 - cells).square().mean()
 
 
-def row_normals(seeds: list[int], shape: tuple[int, ...]) -> Tensor:
-    """Standard normal numbers (len(seeds), *shape), each row from its own seed: independent of the batch."""
-    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
-
-
 class LatentNetwork(TinyReader, ABC):
     """A reader with a head that removes noise from latents, given what the trunk made of a caption."""
 

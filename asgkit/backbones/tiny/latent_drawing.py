@@ -11,10 +11,11 @@ from PIL import Image
 from torch import Tensor
 
 from asgkit.backbones.base import BackboneSpec, Drawings, GenStats, NoiseSpec, Role
+from asgkit.backbones.noise import row_normals
 from asgkit.backbones.tiny.codes import to_images, to_tensor
 from asgkit.backbones.tiny.diffusion import TinyDiffusionNetwork
 from asgkit.backbones.tiny.flow import TinyFlowNetwork
-from asgkit.backbones.tiny.latent import CELLS, CHANNELS, LatentNetwork, row_normals
+from asgkit.backbones.tiny.latent import CELLS, CHANNELS, LatentNetwork
 from asgkit.backbones.tiny.prompts import DRAW, PROMPTS
 from asgkit.backbones.tiny.trunk import TrunkConfig
 from asgkit.backbones.tiny.understand import (

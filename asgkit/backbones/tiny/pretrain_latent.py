@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from asgkit.backbones.noise import draw_times
 from asgkit.backbones.tiny.codes import to_tensor
 from asgkit.backbones.tiny.latent import CHANNELS, CellAutoencoder, LatentNetwork
 from asgkit.backbones.tiny.latent_drawing import NETWORKS
@@ -23,7 +24,6 @@ from asgkit.backbones.tiny.pretrain import PretrainConfig, reading_losses, train
 from asgkit.backbones.tiny.prompts import DRAW, vocabulary
 from asgkit.backbones.tiny.tokenizer import WordTokenizer
 from asgkit.backbones.tiny.trunk import TrunkConfig
-from asgkit.learning.objectives import draw_times
 from asgkit.shapes.text import caption, caption_styles
 from asgkit.shapes.world import render, sample_scene
 

@@ -33,6 +33,11 @@ UNSEEN = (
 )
 
 
+# How a caption of each style but the first begins, or what it holds.
+FORMS = ((r"\b(left of|right of|above|below)\b", STYLES.index("relation")), (r"^[2-9] ", STYLES.index("count")),
+         (r"^(square|circle|triangle|cross)\b", STYLES.index("shapes")))
+
+
 def _prompts(preambles: tuple[str, ...]) -> Prompts:
     return Prompts(
         ask=ASK,
@@ -41,6 +46,7 @@ def _prompts(preambles: tuple[str, ...]) -> Prompts:
         framings=tuple(f"{preamble} {{question}} {ANSWER}" for preamble in preambles),
         captions=tuple(f"{CAPTION} {style}" for style in STYLES),
         draw=f"{{caption}} {DRAW}",
+        forms=FORMS,
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from asgkit.config import measured_name, resolve
-from asgkit.experiments.measure import same_config
+from asgkit.grids.experiment import same_config
 from asgkit.grids.load import Grid, GridRun, load_grid, shipped_grids
 from asgkit.report.tables.families import counted, seed_note
 from asgkit.report.tables.gains import EXACT, Gains

@@ -106,7 +106,7 @@ def _contrast_row(base: str, name: str, metric: str, found: Interval, runs: list
 
 def premise_table(results: dict[str, dict[str, Any]]) -> pd.DataFrame:
     """Premise reports as a frame: base, condition, value, note (all text); results by base name."""
-    from asgkit.experiments.premise import premise_rows
+    from asgkit.report.tables.premise import premise_rows
 
     rows = [(name, *row, "measured") for name, result in results.items() for row in premise_rows(result)]
     return pd.DataFrame(rows, columns=["base", "condition", "value", "note", "source"])

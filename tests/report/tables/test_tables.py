@@ -146,7 +146,7 @@ def test_wide_curve_files_are_read_like_long_ones(results):
 
 
 def test_premise_table_is_text_per_base():
-    from asgkit.experiments.premise import premise_rows
+    from asgkit.report.tables.premise import premise_rows
 
     result = {"answers": {"n": 2, "single": 50.0, "canonical": 50.0, "majority": 60.0, "sampled": 40.0,
                           "majority_minus_single": {"delta": 10.0, "se": 1.0}},

@@ -18,24 +18,6 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
 from asgkit.backbones.base import ROLES, Backbone
 from asgkit.errors import StopSignal
-from asgkit.scale.team import Team
-
-
-class LockStep(Team):
-    """Processes that do one process's work together: to data and gradients they are one rank of one."""
-
-    def __init__(self, place: int, count: int) -> None:
-        super().__init__(0, 1)
-        self.place, self.count = place, count
-
-    @property
-    def first(self) -> bool:
-        """Whether this process writes the run directory."""
-        return self.place == 0
-
-    def meet(self) -> None:
-        """Wait for every process."""
-        dist.barrier()
 
 
 class SharedStop(StopSignal):

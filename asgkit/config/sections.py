@@ -1,20 +1,15 @@
-"""One typed, strict, frozen configuration; presets differ from `paper` only where a comment says why."""
+"""The configuration as typed, strict, frozen sections: every setting there is, and its bounds."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
+
+from asgkit.config.reads import READS
 
 Positive = Field(gt=0)
-
-
-class ConfigError(ValueError):
-    """A configuration key or value that cannot be used; the message names the nearest key."""
 
 
 class _Strict(BaseModel):
@@ -164,6 +159,12 @@ class ReplayConfig(_Strict):
     mix: float = Field(0.0, ge=0, le=1)
 
 
+class GvUConfig(_Strict):
+    """Settings of recipe=gvu: what a drawing is paid, the probability per token of its prompt or the logarithm."""
+
+    reward: Literal["probability", "log_probability"] = "probability"
+
+
 class CheckpointConfig(_Strict):
     """Save every so many steps and keep the newest `keep`."""
 
@@ -171,10 +172,24 @@ class CheckpointConfig(_Strict):
     keep: int = Field(3, gt=0)
 
 
+RECIPE_SECTIONS = ("gvu", "own")
+
+
+def section_of(recipe: str) -> str | None:
+    """The section that belongs to a recipe alone: of its name, `own` for a class of one's own, None for asg."""
+    if ":" in recipe:
+        return "own"
+    return recipe if recipe in RECIPE_SECTIONS else None
+
+
 class Config(_Strict):
-    """A whole run. `asgkit train --preset tiny seed=3 solver.framings=5` sets keys by their dotted names."""
+    """A whole run. `asgkit train --preset tiny seed=3 solver.framings=5` sets keys by their dotted names.
+
+    A section in RECIPE_SECTIONS belongs to the recipe of its name: it is there in that recipe's runs alone.
+    """
 
     preset: str
+    recipe: str = "asg"  # asg, gvu, or my_package.my_module:MyRecipe, a class of your own (see `load_recipe`)
     backbone: str = "tiny-ar"  # also my_package.my_module:MyModel, a class of your own (see `load_backbone`)
     base: str = "clean"
     seed: int = 42
@@ -194,152 +209,38 @@ class Config(_Strict):
     optimiser: OptimiserConfig = OptimiserConfig()
     replay: ReplayConfig = ReplayConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    gvu: GvUConfig | None = None
+    own: dict[str, Any] | None = None  # settings of a recipe of your own, checked by its `Settings`
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_section(cls, tree: Any) -> Any:
+        """A recipe's section is there even when nothing in it was set."""
+        name = section_of(tree.get("recipe", "asg")) if isinstance(tree, dict) else None
+        return tree if name is None or tree.get(name) is not None else {**tree, name: {}}
+
+    @model_validator(mode="after")
+    def _recipe_exists(self) -> Config:
+        if self.recipe not in READS and ":" not in self.recipe:
+            near = difflib.get_close_matches(self.recipe, READS, n=1, cutoff=0.0)
+            raise ValueError(f"unknown recipe {self.recipe!r}; did you mean {near[0]!r}? Recipes: {', '.join(READS)}, "
+                             "and my_module:MyRecipe for a class of your own")
+        return self
+
+    @model_validator(mode="after")
+    def _no_section_of_another_recipe(self) -> Config:
+        for name in RECIPE_SECTIONS:
+            if getattr(self, name) is not None and name != section_of(self.recipe):
+                raise ValueError(f"the settings {name}.* belong to another recipe, and this run's is {self.recipe}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_absent_sections(self, handler: Any) -> dict[str, Any]:
+        return {name: value for name, value in handler(self).items()
+                if name not in RECIPE_SECTIONS or value is not None}
 
     @model_validator(mode="after")
     def _one_way_to_save_memory(self) -> Config:
         if self.shard_weights and self.lora.quantise:
             raise ValueError("shard_weights and lora.quantise do not go together: 4-bit weights cannot be cut")
         return self
-
-
-# Every difference from the paper's constants (table S1) is listed here, with its reason.
-PAPER: dict[str, Any] = {
-    "preset": "paper",
-    "schedule": {"steps": 10_000, "images": 1},
-    "proposer": {"target_momentum": 0.95},
-}
-TINY: dict[str, Any] = {
-    "preset": "tiny",
-    "schedule": {
-        "steps": 150,  # 90 U + 60 G steps: minutes on one core, and enough to see which way each score goes
-        "images": 16,  # a batch stands in for the paper's ranks and its 10,000 steps
-    },
-    "proposer": {
-        "target_momentum": 0.95,
-        "max_new_tokens": 16,  # the longest question of the tiny world has 13 words
-        "learning_rate": 5e-5,  # 5e-4 drags the Solver down: the frontier is where the majority is wrong
-    },
-    "solver": {
-        "max_new_tokens": 1,  # every answer of the tiny world is one word
-        "update": "sft",  # REINFORCE and group-relative are switches; compared in results/measured
-        "train_on": "all",  # 16 votes of 7 a step are too few for a model this small
-        "learning_rate": 2e-4,  # LoRA on a million parameters: 1e-6 would not move it, 1e-3 destroys it
-        "low_information_penalty": 0.0,  # yes, no and none are whole answers here
-    },
-    "generator": {
-        "candidates": 8,  # L = 3 leaves most groups without contrast
-        "regression": "awm",  # the paper's rule (rwr, not centred) loses points here; compared in results/measured
-        "noise_draws": 4,  # one (t, noise) pair says little about a drawing
-        "votes": 3,  # votes on drawings nearly always agree; three keep the fraction informative
-        "learning_rate": 5e-4,  # 2e-3 and more turn gradient noise into damage
-    },
-    "kl": {"coefficient": 0.05, "rate": 0.0},  # fixed: the adaptive rule has no time to settle in 150 steps
-    "lora": {"rank": 8, "alpha": 16, "dropout": 0.0},
-    "checkpoint": {"every": 40},
-}
-SMOKE: dict[str, Any] = {
-    **TINY,
-    "preset": "smoke",
-    "precision": "fp32",  # the same numbers on processors with and without bf16 arithmetic
-    "schedule": {"steps": 10, "images": 8},  # two cycles: every code path in seconds
-    "checkpoint": {"every": 5},
-}
-# The one number that depends on how a tiny model draws: a step on token log-probabilities and a step on squared
-# errors are not of one size. It holds where the user sets nothing else.
-REGRESSION = {"generator.learning_rate": 1e-3}
-TUNED: dict[tuple[str, str], dict[str, Any]] = {(preset, backbone): REGRESSION for preset in ("tiny", "smoke")
-                                                for backbone in ("tiny-flow", "tiny-diffusion")}
-PRESETS: dict[str, dict[str, Any]] = {"paper": PAPER, "tiny": TINY, "smoke": SMOKE}
-
-
-def measured_name(backbone: str, base: str) -> str:
-    """`<backbone>-<base>`, as results name a base; of a path only the file's name counts, of a module its class."""
-    return f"{backbone.rpartition(':')[2]}-{Path(base).stem.removeprefix(f'{backbone}-')}"
-
-
-def keys(model: type[BaseModel] = Config, prefix: str = "") -> list[str]:
-    """Every dotted key of the configuration."""
-    found: list[str] = []
-    for name, field in model.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            found += keys(kind, f"{prefix}{name}.")
-        else:
-            found.append(prefix + name)
-    return found
-
-
-def _set(tree: dict[str, Any], key: str, value: Any) -> None:
-    if key not in keys():
-        raise ConfigError(f"unknown key {key!r}; {_hint(key)}")
-    *parents, last = key.split(".")
-    for parent in parents:
-        tree = tree.setdefault(parent, {})
-    tree[last] = value
-
-
-def _hint(key: str) -> str:
-    """What the user may have meant: a key of that group, of that last name, or of similar letters."""
-    known = keys()
-    inside = [k for k in known if k.startswith(f"{key}.")]
-    same_name = [k for k in known if k.rpartition(".")[2] == key]
-    near = same_name or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    if inside:
-        return f"it is a group: set one of its keys, {', '.join(inside)}"
-    if near:
-        return f"did you mean {' or '.join(map(repr, near))}?"
-    groups = sorted({f"{k.partition('.')[0]}." if "." in k else k for k in known})
-    return f"keys are, or begin with, {', '.join(groups)}"
-
-
-def _copy(tree: dict[str, Any]) -> dict[str, Any]:
-    return {k: _copy(v) if isinstance(v, dict) else v for k, v in tree.items()}
-
-
-def parse_override(text: str) -> tuple[str, Any]:
-    """Split `key=value`; the value is read as YAML (`3`, `1e-4`, `true`, `null`, text)."""
-    key, sign, value = text.partition("=")
-    if not sign or not key.strip():
-        raise ConfigError(f"override {text!r} is not of the form key=value, for example seed=3")
-    try:
-        parsed = yaml.safe_load(value) if value.strip() else ""  # `control=` means the empty text, not null
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override {text!r}: its value opens a bracket or quote and does not close it, or is "
-                          f"otherwise not YAML; plain text goes in quotes, {key}='\"a [b]\"'") from error
-    if isinstance(parsed, str):  # YAML 1.1 reads 1e-4 as text
-        try:
-            parsed = float(parsed)
-        except ValueError:
-            pass
-    return key.strip(), parsed
-
-
-def resolve(preset: str = "tiny", overrides: Iterable[str] | dict[str, Any] = ()) -> Config:
-    """The configuration of a preset with overrides (`["seed=3"]` or `{"seed": 3}`).
-
-    Raises ConfigError for an unknown preset, an unknown key (naming the nearest) or a value out of range.
-    """
-    if preset not in PRESETS:
-        near = difflib.get_close_matches(preset, PRESETS, n=1, cutoff=0.0)
-        raise ConfigError(f"unknown preset {preset!r}; did you mean {near[0]!r}? Presets: {sorted(PRESETS)}")
-    tree = _copy(PRESETS[preset])
-    pairs = dict(overrides.items() if isinstance(overrides, dict) else map(parse_override, overrides))
-    tuned = TUNED.get((preset, str(pairs.get("backbone", Config.model_fields["backbone"].default))), {})
-    for key, value in (tuned | pairs).items():
-        if key == "preset" and value != preset:  # it would rename the run and change nothing else
-            raise ConfigError(f"preset={value} cannot be an override: choose it by --preset {value}")
-        _set(tree, key, value)
-    return from_dict(tree)
-
-
-def from_dict(tree: dict[str, Any]) -> Config:
-    """Validate a nested dictionary (for example a run's config.yaml); raises ConfigError naming each bad key."""
-    try:
-        return Config.model_validate(tree)
-    except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}{_given(e['input'])}" for e in error.errors()]
-        raise ConfigError("; ".join(lines)) from error
-
-
-def _given(value: Any) -> str:
-    return "" if isinstance(value, dict | BaseModel) else f", not {value!r}"

@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from asgkit.lessons.verdicts import STATES, auroc_error, judge_premise, print_verdicts, share_error, state_of
+from asgkit.report.claims.premise import (
+    STATES,
+    auroc_error,
+    judge_premise,
+    print_verdicts,
+    share_error,
+    state_of,
+)
 from asgkit.stats.intervals import auroc
 
 GOOD = {

@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from asgkit.cli.console import table
+from asgkit.runs.wording import table
 
 ROOM = (5.0, 95.0)  # percent: outside, one direction is closed
 MIXED = 10.0  # percent of groups with right and wrong candidates: of 16 cards in a step, one or two can teach

@@ -17,8 +17,8 @@ from asgkit.pool.folder import ImagePool
 from asgkit.recipes.controls import Judge
 from asgkit.runs.directory import RunDirectory
 from asgkit.scale.device import Device, choose_device, make_deterministic
-from asgkit.scale.shard import LockStep, SharedStop, shard_backbone
-from asgkit.scale.team import Team
+from asgkit.scale.lock_step import SharedStop, shard_backbone
+from asgkit.scale.team import LockStep, Team
 from asgkit.trainer import Trainer
 
 log = logging.getLogger(__name__)
