@@ -114,17 +114,22 @@ app.add_typer(cli_benchmarks.app, name="benchmark")
 def report(
     results: Annotated[Path, typer.Option(help="Folder of results.")] = Path("results"),
     figures: Annotated[Path, typer.Option(help="Folder for figures.")] = Path("figures"),
+    formats: Annotated[str, typer.Option(help="What each table is written as: csv and md always, tex and html on "
+                                              "demand.")] = "csv,md",
 ) -> None:
-    """Make tables and figures from the committed results and from your runs.
+    """Make tables, figures and their index pages from the committed results and from your runs.
 
-    Example: [bold]asgkit report[/]
+    Examples: [bold]asgkit report[/] · [bold]asgkit report --formats csv,md,tex,html[/]
     """
     from asgkit.report.build import build_report
+    from asgkit.report.tables.tables import forms_of
 
+    with refusing(ValueError):
+        forms = forms_of(formats)
     if not (results / "measured").is_dir():
         raise Refused(f"no measured results in {results}: run this in the folder of the clone, or make some with "
                       "asgkit reproduce --profile smoke and name their folder, --results results/smoke")
-    for path in build_report(results, figures):
+    for path in build_report(results, figures, forms=forms):
         out.print(str(path), markup=False, highlight=False)
 
 

@@ -284,7 +284,8 @@ def test_train_resume_and_eval(monkeypatch: pytest.MonkeyPatch) -> None:
     reproduce.publish(Path("r"), Path("fresh"), "tiny-ar-clean-joint-s42")
     reported = asgkit("report", "--results", "fresh", "--figures", "drawn")
     assert reported.exit_code == 0, reported.output
-    assert "table_joint" in reported.output and any(Path("drawn").iterdir())
+    assert "table_joint" in reported.output and any(Path("drawn", "ours").iterdir())
+    assert Path("fresh/measured/tables/README.md").is_file() and not any(Path("fresh").rglob("*.tex"))
     refused(asgkit("eval", "r", "--step", "9"), "kept are [1, 2]")
     curve = asgkit("eval", "r", "--curve")
     assert curve.exit_code == 0 and [row["step"] for row in scoring.read_curve(Path("r/curve.csv"))] == [0, 1, 2]
@@ -341,6 +342,7 @@ def test_the_oracle_control_gets_its_judge() -> None:
 
 def test_a_report_of_nothing_is_refused() -> None:
     refused(asgkit("report", "--results", "absent"), "no measured results in absent")
+    refused(asgkit("report", "--formats", "csv,pdf"), "unknown format 'pdf'; choose among csv, md, tex, html")
     assert not Path("figures").exists()
 
 
