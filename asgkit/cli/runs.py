@@ -119,7 +119,7 @@ def premise(
     """
     from asgkit.experiments import premise as report
     from asgkit.launch import open_scorer, use_threads
-    from asgkit.report.claims.premise import judge_premise, print_verdicts
+    from asgkit.report.premise import judge_premise, print_verdicts
 
     if split not in ("dev", "test"):
         raise Refused(f"unknown split {split!r}; choose dev or test")

@@ -317,7 +317,7 @@ def headline(name: str, base_name: str, measured: Path) -> dict[str, float]:
 
     Raises Untraceable when the two were measured on different items or with another decoding.
     """
-    from asgkit.report.tables.measured import MAIN, Measurement, same_items
+    from asgkit.report.measured import MAIN, Measurement, same_items
 
     run, base = Measurement(name, measured / "runs" / name), Measurement(base_name, measured / "base" / base_name)
     same_items(base, run)

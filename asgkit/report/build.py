@@ -18,13 +18,13 @@ from asgkit.report.figures import relations as figures_relations
 from asgkit.report.figures import rewards as figures_rewards
 from asgkit.report.figures import signals as figures_signals
 from asgkit.report.figures.style import empty_panel, is_empty, save_figure
+from asgkit.report.measured import MAIN, Measured, Measurement, Run, load_measured
 from asgkit.report.page.index import Entry, write_figure_pages, write_table_page
 from asgkit.report.page.page import write_page
 from asgkit.report.places import LAYOUTS, PAGE, TABLES, figure_place
 from asgkit.report.provenance import provenance
 from asgkit.report.tables.build import write_published, write_tables
 from asgkit.report.tables.gains import Gains
-from asgkit.report.tables.measured import MAIN, Measured, Measurement, Run, load_measured
 from asgkit.report.tables.tables import DESIGNED, KEPT, MAIN_ARMS, Form, joint_table
 from asgkit.stats.intervals import paired_bootstrap
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from asgkit.report.tables.measured import Measurement, Run
+from asgkit.report.measured import Measurement, Run
 from asgkit.runs.files import sha256, write_json
 
 COMMAND = "asgkit report"

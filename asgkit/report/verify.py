@@ -9,9 +9,9 @@ from pathlib import Path
 
 from asgkit.report.audit.audit import as_json, as_markdown, run_audit
 from asgkit.report.build import build_report
+from asgkit.report.measured import LIMIT, Untraceable, measured_bytes
 from asgkit.report.places import PAGE, made_folders
 from asgkit.report.provenance import as_text, embedded, read_sidecar
-from asgkit.report.tables.measured import LIMIT, Untraceable, measured_bytes
 from asgkit.report.tables.published import PublishedError
 from asgkit.report.tables.tables import ON_DEMAND, Form
 from asgkit.runs.files import sha256

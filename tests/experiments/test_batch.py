@@ -23,7 +23,7 @@ from asgkit.experiments import batch
 from asgkit.experiments.batch import Batch, Task, check_parameters, content_hash, headline, prepare
 from asgkit.experiments.job import has_sentinel
 from asgkit.grids.load import GridRun
-from asgkit.report.tables.measured import Untraceable
+from asgkit.report.measured import Untraceable
 from asgkit.runs.files import write_json
 
 RUN = GridRun("smoke", "tiny-ar", "clean", "joint", 0, ("solver.framings=3",), False)

@@ -266,7 +266,7 @@ def test_a_recipe_of_ones_own_trains_with_its_own_settings(pool_folder, tmp_path
 @pytest.mark.parametrize(("changes", "error", "message"), [
     ({"recipe": "own_recipes:Bright", "own.powr": 1}, ConfigError, "own.powr: Extra inputs"),
     ({"recipe": "own_recipes:Plain", "own.x": 1}, ConfigError, "own.x is set, and the recipe has no settings"),
-    ({"recipe": "own_recipes:Half"}, ValueError, "is no Recipe; asgkit.recipes.base lists"),
+    ({"recipe": "own_recipes:Half"}, ValueError, "since it has no name, needs, drawing, fields"),
     ({"recipe": "own_recipes:Absent"}, ValueError, "module own_recipes has no Absent"),
     ({"recipe": "no_such_module:Mine"}, ValueError, "recipe no_such_module:Mine: Python finds no module"),
     ({"recipe": "own recipes:Mine"}, ValueError, "must be of the form my_package.my_module:MyRecipe"),

@@ -11,8 +11,8 @@ from PIL import Image
 from asgkit.report import verify as module
 from asgkit.report.audit.audit import as_json, as_markdown, run_audit
 from asgkit.report.build import build_report
+from asgkit.report.measured import load_measured
 from asgkit.report.page.page import fill_page
-from asgkit.report.tables.measured import load_measured
 from asgkit.report.tables.tables import forms_of
 from asgkit.report.verify import size_line, verify
 from asgkit.runs.files import sha256, write_json

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
 
 from asgkit.report.figures.categories import legend_handles, means_and_seeds
 from asgkit.report.figures.style import OKABE_ITO, TEXT_WIDTH, arm_order, arm_style, styled
-from asgkit.report.tables.measured import MAIN
+from asgkit.report.measured import MAIN
 from asgkit.stats.intervals import roc_curve
 
 Drawn = tuple[Figure, pd.DataFrame]

@@ -28,7 +28,7 @@ from asgkit.report.figures.series import (
     signal,
 )
 from asgkit.report.figures.style import OKABE_ITO, TEXT_WIDTH, THIRDS, styled
-from asgkit.report.tables.measured import MAIN, Measured, Run
+from asgkit.report.measured import MAIN, Measured, Run
 
 WITHIN = {"generator/rewards": "R_g", "generator/fidelity": "S_fid", "generator/cycle": "S_cyc",
           "generator/text_similarity": "text sim.", "generator/image_text_similarity": "image-text sim.",

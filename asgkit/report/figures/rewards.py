@@ -28,7 +28,7 @@ from asgkit.report.figures.series import (
     missing,
 )
 from asgkit.report.figures.style import OKABE_ITO, TEXT_WIDTH, arm_style, styled
-from asgkit.report.tables.measured import MAIN, Measured, Measurement, Run
+from asgkit.report.measured import MAIN, Measured, Measurement, Run
 from asgkit.stats.intervals import Interval, paired_bootstrap
 
 METRIC = "drawings/overall"

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from scipy.stats import mannwhitneyu, rankdata, t
 
 from asgkit.report.figures.style import empty_panel
-from asgkit.report.tables.measured import Measured, Measurement, Run
+from asgkit.report.measured import Measured, Measurement, Run
 from asgkit.runs.files import sha256
 from asgkit.runs.packed_log import read_packed_log
 

@@ -26,9 +26,9 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from asgkit.report.measured import Untraceable
 from asgkit.report.places import PAGE
 from asgkit.report.tables.arms import BASE
-from asgkit.report.tables.measured import Untraceable
 
 BLOCK = re.compile(r"<!-- arms\n(?P<asked>.*?)-->\n(?P<table>.*?)<!-- end of arms -->\n", re.DOTALL)
 ALL = ["*"]

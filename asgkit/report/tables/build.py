@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from asgkit.report.measured import Measured, Measurement
 from asgkit.report.provenance import COMMAND, provenance, versions
 from asgkit.report.tables.arms import all_grids, grid_arms, grid_caption, grid_shown, grid_table
 from asgkit.report.tables.families import (
@@ -20,7 +21,6 @@ from asgkit.report.tables.families import (
     seed_note,
 )
 from asgkit.report.tables.gains import Gains
-from asgkit.report.tables.measured import Measured, Measurement
 from asgkit.report.tables.pseudo_labels import label_accuracy
 from asgkit.report.tables.published import load_published
 from asgkit.report.tables.published_tables import TWINS, save_layouts, twin

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from asgkit.report.figures.style import arm_order, write_csv
+from asgkit.report.measured import Measured, Measurement, Run, Untraceable
 from asgkit.report.provenance import write_sidecar
 from asgkit.report.tables.gains import Gain, Gains
-from asgkit.report.tables.measured import Measured, Measurement, Run, Untraceable
 from asgkit.shapes.benchmark import TAGS
 from asgkit.shapes.text import FAMILIES
 from asgkit.stats.intervals import Interval, difference_between_arms, paired_bootstrap

@@ -18,8 +18,8 @@ from asgkit.report.build import _BY_BASE, _FIGURES, _SHARED, build_report
 from asgkit.report.figures import per_base as figures
 from asgkit.report.figures.examples import collect_examples, pick
 from asgkit.report.figures.style import ARMS, OKABE_ITO, arm_order, empty_panel, save_figure
+from asgkit.report.measured import Measurement, load_measured
 from asgkit.report.provenance import as_text, embedded, provenance, read_sidecar
-from asgkit.report.tables.measured import Measurement, load_measured
 from asgkit.runs.packed_log import NAME
 from asgkit.shapes.detector import detect, satisfies
 from asgkit.shapes.text import parse_caption

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from paths import RESULTS
 
-from asgkit.report.tables.measured import Untraceable
+from asgkit.report.measured import Untraceable
 from asgkit.report.tables.published import PublishedError, files, load_elsewhere, load_published, published
 from asgkit.report.tables.published_tables import (
     MISSING,

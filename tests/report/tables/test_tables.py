@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import report_data as data
 
-from asgkit.report.tables.measured import Untraceable, load_measured, unchanged
+from asgkit.report.measured import Untraceable, load_measured, unchanged
 from asgkit.report.tables.tables import (
     METRICS,
     contrast_table,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from asgkit.report.claims.premise import (
+from asgkit.report.premise import (
     STATES,
     auroc_error,
     judge_premise,
