@@ -169,8 +169,8 @@ class GroupRecipe(ABC):
             settings=self.config.generator, times=self.backbone.spec.times, control=self.config.control,
             rng=work.shard.rng(NOISE))}
 
-    def remember(self, seen: Sequence[Signals]) -> None:
-        """No memory."""
+    def remember(self, seen: Sequence[Signals]) -> None:  # noqa: B027  # not abstract: most have no memory
+        """Nothing, unless the recipe has memories."""
 
     def records(self, step: int, work: GroupWork, stats: Mapping[str, UpdateStats]) -> Iterator[Record]:
         """One record per prompt."""
