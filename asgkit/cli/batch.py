@@ -40,7 +40,8 @@ def batch(
 ) -> None:
     """Run every run of a grid in a notebook of its own; finished ones are skipped, stopped ones go on.
 
-    Ctrl-C stops it; the same command continues. Exit status 1 if a run failed. Examples:
+    Ctrl-C stops it (in the background, where shells switch Ctrl-C off: kill PID); the same command continues. Exit
+    status 1 if a run failed. Examples:
 
     [bold]asgkit batch --list[/] · the shipped grids and their questions
 
@@ -86,7 +87,7 @@ def _decide(grid: Grid, make: Callable[[list[GridRun]], bool], measured: Path, w
     """Run seed after seed, show what was decided and write WORK/decisions.json; False when a run failed."""
     from asgkit.experiments.until_decided import Plan, as_json
     from asgkit.experiments.until_decided import until_decided as decide
-    from asgkit.report.tables.measured import Untraceable
+    from asgkit.report.measured import Untraceable
     from asgkit.runs.files import write_json
 
     plan = Plan.of(grid, measured, most, margin)

@@ -18,7 +18,7 @@ import numpy as np
 from asgkit.config import measured_name
 from asgkit.errors import Refused
 from asgkit.grids.load import Grid, GridRun
-from asgkit.report.tables.measured import MAIN, Measurement, same_items
+from asgkit.report.measured import MAIN, Measurement, same_items
 from asgkit.stats.effects import crossed
 from asgkit.stats.sequential import Decision, Looks, decide
 

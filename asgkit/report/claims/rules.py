@@ -13,7 +13,7 @@ from typing import ClassVar, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from asgkit.report.tables.measured import Measured, Measurement, Run, Untraceable, same_items
+from asgkit.report.measured import Measured, Measurement, Run, Untraceable, same_items
 from asgkit.shapes.benchmark import TAGS
 from asgkit.stats.effects import over_arm, over_base
 from asgkit.stats.intervals import Interval

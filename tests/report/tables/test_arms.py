@@ -12,6 +12,7 @@ import yaml
 
 from asgkit.config import resolve
 from asgkit.grids.load import Grid, shipped_grids
+from asgkit.report.measured import Untraceable, load_measured
 from asgkit.report.tables import families
 from asgkit.report.tables.arms import (
     ARM_METRICS,
@@ -42,7 +43,6 @@ from asgkit.report.tables.gains import (
     matched,
     per_seed_text,
 )
-from asgkit.report.tables.measured import Untraceable, load_measured
 from asgkit.report.tables.published import load_published
 from asgkit.report.tables.published_tables import TWINS, twin
 from asgkit.report.tables.twins import ROWS, twin_caption, twin_rows
