@@ -144,7 +144,7 @@ def errors_of(world: World, ratio: float, shift: float, *, trials: int, looks: t
         estimates = {n: crossed(runs[:n] - base) for n in range(rule.first, rule.last + 1)}
         found = decide(estimates.__getitem__, rule.last, rule)
         counts[found.verdict] += 1
-        counts["peeking"] += any(estimate.p_value() < rule.alpha for estimate in estimates.values())
+        counts["peeking"] += any(not held.low <= 0 <= held.high for held in map(Estimate.interval, estimates.values()))
         seeds += found.seeds
     return {name: round(count / trials, 4) for name, count in counts.items()} | {"seeds": round(seeds / trials, 2)}
 

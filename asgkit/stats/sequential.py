@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from scipy.stats import norm
 
-from asgkit.stats.effects import Estimate
+from asgkit.stats.effects import Estimate, inside
 
 Verdict = Literal["gain", "loss", "no effect", "open"]
 GRID = 4001  # points of the density of the test statistic, over REACH standard deviations either way
@@ -73,21 +73,22 @@ def decide(estimate_of: Callable[[int], Estimate], seeds: int, looks: Looks) -> 
     """
     if seeds < looks.first:
         raise ValueError(f"the first look needs {looks.first} seeds, there are {seeds}")
-    two_sided, one_sided = looks.alphas(), looks.alphas(2 * looks.alpha)
+    two_sided, two_tests = looks.alphas(), looks.alphas(2 * looks.alpha)
     for look, count in enumerate(range(looks.first, min(seeds, looks.last) + 1)):
         estimate = estimate_of(count)
-        found = _look(estimate, two_sided[look], one_sided[look] / 2, looks.margin, count)
+        found = _look(estimate, two_sided[look], two_tests[look], looks.margin, count)
         if found.verdict != "open":
             break
     return found
 
 
-def _look(estimate: Estimate, two_sided: float, one_sided: float, margin: float, seeds: int) -> Decision:
+def _look(estimate: Estimate, two_sided: float, two_tests: float, margin: float, seeds: int) -> Decision:
+    """One look; two_tests: the alpha of both one-sided tests together."""
     held = estimate.interval(1.0 - two_sided)
     verdict: Verdict = "open"
     if held.low > 0 or held.high < 0:
         verdict = "gain" if held.low > 0 else "loss"
-    elif estimate.equivalence(margin) < one_sided:
+    elif inside(estimate.interval(1.0 - two_tests), margin):
         verdict = "no effect"
     return Decision(verdict, seeds, estimate, held.level, held.low, held.high)
 

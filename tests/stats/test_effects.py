@@ -12,6 +12,7 @@ from scipy.stats import t
 from asgkit.stats import effects
 from asgkit.stats.effects import (
     Estimate,
+    Shares,
     crossed,
     crossed_between,
     over_arm,
@@ -39,7 +40,9 @@ def test_the_parts_of_the_error_by_hand():
     items = np.var([2 / 3, 1, 0, 2 / 3], ddof=1) / 4 - (left**2).sum() / 6 / 12
     assert found.error == pytest.approx(math.sqrt(seeds + items)) and found.delta == pytest.approx(7 / 12)
     share = seeds / (seeds + items)
-    assert found.freedom == pytest.approx(1 / (share**1.1 / 2 + (1 - share) ** 2 / 3))
+    assert found.shares.freedom() == pytest.approx(1 / (share**1.1 / 2 + (1 - share) ** 2 / 3))
+    assert found.shares.freedom(0.005) == pytest.approx(1 / (share**0.2 / 2 + (1 - share) ** 2 / 3))  # 2 - 4 / 2, cut
+    assert found.shares.freedom(0.1) == found.shares.freedom(0.05)
     assert (found.n_items, found.n_seeds) == (4, 3)
 
 
@@ -51,7 +54,7 @@ def test_items_alone_and_seeds_alone_are_students_intervals():
     levels = np.repeat([[0.1], [0.2], [0.25]], 50, 1)  # no item differs from another: seeds are all there is
     plain = scipy_stats.ttest_1samp(levels[:, 0], 0)
     found = crossed(levels)
-    assert found.freedom == pytest.approx(2) and found.p_value() == pytest.approx(plain.pvalue)
+    assert found.shares.freedom() == pytest.approx(2) and found.p_value() == pytest.approx(plain.pvalue)
     assert (found.interval().low, found.interval().high) == pytest.approx(tuple(plain.confidence_interval()), abs=1e-6)
 
 
@@ -59,7 +62,7 @@ def test_two_arms_by_hand_and_their_signs():
     a, b = runs(3, seed=1), runs(5, mean=0.0, seed=2)
     found, turned = crossed_between(a, b), crossed_between(b, a)
     assert found.delta == pytest.approx(a.mean() - b.mean()) and turned.delta == -found.delta
-    assert (turned.error, turned.freedom, found.n_seeds) == (found.error, found.freedom, 3)
+    assert (turned.error, turned.shares, found.n_seeds) == (found.error, found.shares, 3)
     same = np.ones((1, 60))  # where items do not differ this is Welch's test of the runs' levels
     x, y = np.array([[0.1], [0.3], [0.2]]), np.array([[0.0], [0.05], [0.1], [0.02]])
     welch = scipy_stats.ttest_ind(x[:, 0], y[:, 0], equal_var=False)
@@ -86,7 +89,7 @@ def test_the_p_value_inverts_the_interval(seeds, level, seed):
 
 @given(st.floats(-0.03, 0.03), st.floats(0.001, 0.02), st.floats(2, 50), st.floats(0.001, 0.05))
 def test_equivalence_is_the_ninety_percent_interval_within_the_margin(delta, error, freedom, margin):
-    found = Estimate(delta, error, freedom, 100, 3)
+    found = Estimate(delta, error, Shares(0.0, math.inf, freedom), 100, 3)
     reach = t.ppf(0.95, freedom) * error
     if abs(margin - abs(delta) - reach) > 1e-6:
         assert (found.equivalence(margin) < 0.05) == (abs(delta) + reach < margin)
@@ -114,7 +117,7 @@ def test_a_seed_part_that_came_out_small_does_not_shorten_twice():
     for seed in range(20):
         gains = runs(3, 100, spread=0.1, seed=seed)
         share = gains.mean(1).var(ddof=1) / 3 / crossed(gains).error ** 2
-        assert crossed(gains).freedom <= 1 / (share**2 / 2 + (1 - share) ** 2 / 99) + 1e-9
+        assert crossed(gains).shares.freedom() <= 1 / (share**2 / 2 + (1 - share) ** 2 / 99) + 1e-9
 
 
 def test_reports_use_one_method_and_may_name_the_other():

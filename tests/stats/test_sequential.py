@@ -1,10 +1,12 @@
 """Looks: levels that spend alpha, decisions by their definition, and that replaying gives the same answer."""
 
+import math
+
 import numpy as np
 import pytest
 from scipy.stats import norm
 
-from asgkit.stats.effects import Estimate
+from asgkit.stats.effects import Estimate, Shares
 from asgkit.stats.sequential import Looks, decide, spent
 
 
@@ -23,7 +25,7 @@ def test_all_looks_together_spend_alpha(first, last, alpha):
 
 
 def fixed(delta: float, error: float = 0.01) -> Estimate:
-    return Estimate(delta, error, 1e6, 100, 3)
+    return Estimate(delta, error, Shares(0.0, math.inf, 1e6), 100, 3)
 
 
 LOOKS = Looks(3, 6, margin=0.01)
