@@ -3,10 +3,10 @@
 A gain of seed s on item q is `mu + a_s + b_q + e_sq`. The mean's variance is a part of the seeds, estimated from few
 runs, plus a part of the items, estimated from hundreds. Student's quantile with Satterthwaite's degrees of freedom is
 too short there, since a seed part that came out small shortens the interval twice: by itself, and by its weight in the
-degrees of freedom. So the weight has a smaller exponent (`_freedom`), chosen so that a 95% interval covers 94 to 96%
+degrees of freedom. So the weight has a smaller exponent (`Shares.freedom`), chosen so that a 95% interval covers 94 to 96%
 from 3 seeds on, whatever the parts are. `asgkit.stats.coverage` shows it. Two seeds cannot be calibrated: their
 interval is on the wide side (95 to 99.8%). Left over: unmatched arms of very unequal size, the smaller of which spreads
-more, cover 93%: give both arms equally many seeds.
+more, cover 93%, and 90% with two runs against five: give both arms equally many seeds.
 """
 
 from __future__ import annotations
