@@ -44,7 +44,7 @@ def test_intervals_cover_94_to_96_percent_from_three_seeds_on(held):
         if cell["seeds"] >= 3:
             assert 0.94 - slack <= cell["coverage"] <= 0.96 + slack, cell
         else:
-            assert cell["coverage"] >= 0.94, cell  # two seeds: the side of too wide
+            assert cell["coverage"] >= 0.95 - slack, cell  # two seeds: the side of too wide
     found = [cell["coverage"] for cell in held["cells"] if cell["seeds"] >= 3]
     assert 0.947 < np.mean(found) < 0.958
 
@@ -71,12 +71,12 @@ def test_sequential_seeds_err_as_often_as_they_say(held):
 
 
 def test_the_item_error_is_that_of_simulated_runs():
-    world, rng = World(2000, 0.6, 0.65, 0.62, 0.9), np.random.default_rng(0)
+    world, rng = World(20_000, 0.6, 0.65, 0.62, 0.9), np.random.default_rng(0)
     hard = world.difficulty(rng)
     base, run = (world.measure(rng, hard, np.array([p]))[0] for p in (0.6, 0.65))
-    assert world.item_error == pytest.approx((run - base).std() / 2000**0.5, rel=0.1)
-    many = world.runs(rng, hard, 0.65, 400, 3.0).mean(1)
-    assert many.std() == pytest.approx(3 * world.item_error, rel=0.15)
+    assert world.item_error == pytest.approx((run - base).std() / 20_000**0.5, rel=0.05)
+    many = world.runs(rng, hard, 0.65, 200, 3.0).mean(1)
+    assert many.std() == pytest.approx(3 * world.item_error, rel=0.2)
 
 
 @pytest.mark.parametrize(("design", "seeds", "ratio"), [("one arm", 3, 1.0), ("two arms", 5, 0.3),

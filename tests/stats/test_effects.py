@@ -76,6 +76,10 @@ def test_own_items_are_students_interval_of_the_runs_means():
     found = own_items(gains)
     assert found.p_value() == pytest.approx(plain.pvalue) and (found.n_items, found.n_seeds) == (150, 3)
     assert own_items(gains[:1]) == crossed(gains[0])
+    tied = own_items([GAINS[0], GAINS[2]])  # equal means: the items' error is left, sqrt((1/12 + 1/12) / 4)
+    assert tied.error == pytest.approx((1 / 24) ** 0.5) and tied.shares.freedom() == 6 and tied.n_seeds == 2
+    apart = own_items([GAINS[0] + 0.2, GAINS[2]], most=9.0)
+    assert apart.error == pytest.approx(0.1) and apart.shares.freedom() == pytest.approx(1)
 
 
 @given(st.integers(2, 6), st.floats(0.5, 0.999), st.integers(0, 99))
