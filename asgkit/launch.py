@@ -14,7 +14,7 @@ from asgkit.backbones import Backbone, load_backbone
 from asgkit.config import Config
 from asgkit.errors import StopRequested, StopSignal
 from asgkit.pool.folder import ImagePool
-from asgkit.recipes.controls import Judge
+from asgkit.recipes.controls import Judge, needs_judge
 from asgkit.runs.directory import RunDirectory
 from asgkit.scale.device import Device, choose_device, make_deterministic
 from asgkit.scale.lock_step import SharedStop, shard_backbone
@@ -48,12 +48,12 @@ def train(config: Config, path: str | Path, *, resume: bool = False, judge: Judg
     exactly. Under torchrun or accelerate every process calls this alike: they share the images of each step, and the
     first one writes the run.
 
-    Raises ValueError when control=oracle has no judge, RunExists when `path` holds a run and `resume` is False,
+    Raises ValueError when an oracle control has no judge, RunExists when `path` holds a run and `resume` is False,
     ConfigChanged when a resumed run would take other steps, PoolError when no image can be used, TrainingAborted after
     a streak of non-finite steps.
     """
-    if (config.control == "oracle") != (judge is not None):
-        raise ValueError("a judge and control=oracle go together: the method itself must never see the truth")
+    if needs_judge(config.control) != (judge is not None):
+        raise ValueError("a judge and an oracle control go together: the method itself must never see the truth")
     device = choose_device(config.device, config.precision)
     make_deterministic()
     with Team.join(device.name, lock_step=config.shard_weights) as team:

@@ -165,6 +165,7 @@ def train(
     """
     from asgkit import launch
     from asgkit.errors import StopRequested
+    from asgkit.recipes.controls import needs_judge
 
     launch.use_threads(threads)
     config = _train_config(preset, list(overrides or []), run, resume)
@@ -179,7 +180,7 @@ def train(
     out.print(f"run: {path}, {config.schedule.steps} steps of {config.schedule.images} images", markup=False,
               highlight=False)
     judge = None
-    if config.control == "oracle":
+    if needs_judge(config.control):
         from asgkit.evals.oracle import ShapesJudge
 
         judge = ShapesJudge()

@@ -196,7 +196,8 @@ class Config(_Strict):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     # "" is the method itself
-    control: Literal["", "random", "random_vote", "permuted", "constant", "format", "oracle", "best_of"] = ""
+    control: Literal["", "random", "random_vote", "permuted", "other_picture", "constant", "format", "oracle",
+                     "oracle_gated", "best_of"] = ""
     max_bad_steps: int = Field(5, gt=0)
     shard_weights: bool = False  # processes hold one copy of the frozen weights together and work in lock step (FSDP2)
     pool: PoolConfig = PoolConfig()
@@ -238,6 +239,13 @@ class Config(_Strict):
     def _without_absent_sections(self, handler: Any) -> dict[str, Any]:
         return {name: value for name, value in handler(self).items()
                 if name not in RECIPE_SECTIONS or value is not None}
+
+    @model_validator(mode="after")
+    def _somebody_to_exchange_with(self) -> Config:
+        if self.control in ("permuted", "other_picture") and self.schedule.images < 2:
+            raise ValueError(f"control={self.control} exchanges between the pictures of a shard: set schedule.images "
+                             "to 2 or more")
+        return self
 
     @model_validator(mode="after")
     def _one_way_to_save_memory(self) -> Config:

@@ -181,9 +181,14 @@ def weigh_candidates(rewards: Tensor, passed: Tensor, tokens: bool, g: Generator
 
 
 def choose_examples(prompts: Sequence[str], codes: Tensor, behaviour: Tensor | None, weights: Tensor) -> Examples:
-    """The candidates with a weight, of G x L in group order. weights: (G, L)."""
+    """The candidates of all groups that have a weight, of G x L in group order. weights: (G, L).
+
+    A group without any weight is left out, so that it does not dilute the others. In a group that has one, every
+    candidate counts in the means, those of weight 0 too: an advantage that happens to be exactly 0 is no other than one
+    of 1e-9, and `best_of`, whose weights are L and zeros, is then the mean loss of the best candidates.
+    """
     flat = weights.flatten()
-    keep = flat.nonzero()[:, 0]
+    keep = (weights != 0).any(1).repeat_interleave(weights.shape[1]).nonzero()[:, 0]
     return Examples([prompts[int(i)] for i in keep], codes[keep.to(codes.device)], flat[keep],
                     None if behaviour is None else behaviour[keep.to(behaviour.device)])
 

@@ -174,7 +174,8 @@ class ASG:
         labels = None
         if s.update == "sft" and not own_answers(self.config.control):
             labels = [table[i].taught.get(k, table[i].votes[k].majority) for i, k in where]
-        rollout = taught_rollout(asked.solved, taught, s.framings, labels)
+        given = [where.index(table[i].donor.get(k, (i, k))) for i, k in where]
+        rollout = taught_rollout(asked.solved, taught, s.framings, labels, given)
         advantages = torch.tensor([a for j in taught for a in table[where[j][0]].solver_advantages[where[j][1]]])
         active = torch.ones_like(advantages, dtype=torch.bool)
 
@@ -195,7 +196,8 @@ class ASG:
         judged = judge.drawings([card.prompt for card in made.cards], made.groups) if judge else []
         BadStepGuard.check_finite("generator/rewards", made.scores.reward)
         oracle = torch.tensor(judged) if judged else None
-        rewards = control_rewards(self.config.control, made.scores.reward, oracle, shard.rng(CONTROL))
+        passed = torch.tensor([card.passed for card in made.cards])
+        rewards = control_rewards(self.config.control, made.scores.reward, oracle, shard.rng(CONTROL), passed)
         return Drawn(shard, made, judged, rewards, self.replay.capacity > 0)
 
     def generator_batch(self, drawn: Drawn) -> DrawingBatch | None:
@@ -235,8 +237,11 @@ class ASG:
         """One record per image of the shard."""
         if isinstance(work, Asked):
             shared = update_fields(stats) | self.step_fields
+            control, s = self.config.control, self.config.solver
+            names, label = [item.name for item in work.shard.items], s.update == "sft" and not own_answers(control)
             for row, item in zip(work.table, work.shard.items, strict=True):
-                yield row.record(step, item, shared, self.config.control)
+                own = row.under_control(names, label) if control else {}
+                yield row.record(step, item, shared | own, control)
             return
         advantages, active = logged_advantages(work.rewards, work.passed)
         for i, item in enumerate(work.shard.items):

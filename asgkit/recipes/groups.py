@@ -36,7 +36,8 @@ from asgkit.runs.schema import FieldTable, Row, field_table, update_rows
 from asgkit.scale.shards import Shard
 from asgkit.stages.generation import draw_candidates, write_captions
 
-CONTROLS = ("", "random", "permuted", "constant", "oracle", "best_of")  # the others act on votes and questions
+# the others act on votes and questions
+CONTROLS = ("", "random", "permuted", "other_picture", "constant", "oracle", "best_of")
 STREAMS = {"style": STYLE, "caption": CAPTION, "draw": DRAW}
 _ROWS: list[Row] = [
     ("prompt", "str", "text", "Drawing prompt T: a caption of the pool's picture, or the pool's own prompt."),
@@ -69,6 +70,11 @@ class Group:
     drawn: Drawings
     images: list[list[Image.Image]]
 
+    @property
+    def speaks(self) -> Tensor:
+        """Which groups (G,) may teach: an empty prompt says nothing of a drawing."""
+        return torch.tensor([bool(prompt.strip()) for prompt in self.prompts])
+
 
 @dataclass(frozen=True)
 class GroupWork:
@@ -84,11 +90,6 @@ class GroupWork:
     def shard(self) -> Shard:
         """The shard it was drawn for."""
         return self.group.shard
-
-    @property
-    def speaks(self) -> Tensor:
-        """Which groups (G,) may teach: an empty prompt says nothing of a drawing."""
-        return torch.tensor([bool(prompt.strip()) for prompt in self.group.prompts])
 
     def signals(self) -> Signals:
         """Nothing is remembered."""
@@ -148,7 +149,7 @@ class GroupRecipe:
         judge = self.tools.judge
         judged = judge.drawings(prompts, images) if judge else []
         rewards = control_rewards(self.config.control, scores, torch.tensor(judged) if judged else None,
-                                  shard.rng(CONTROL))
+                                  shard.rng(CONTROL), group.speaks)
         return GroupWork(group, scores, judged, rewards, own)
 
     def write_prompts(self, shard: Shard) -> tuple[list[str], list[str]]:
@@ -164,7 +165,7 @@ class GroupRecipe:
         if not self.config.generator.train:
             return {"generator": None}
         return {"generator": drawing_batch(
-            work.group.asked, work.group.drawn.codes, work.group.drawn.logp, work.rewards, work.speaks,
+            work.group.asked, work.group.drawn.codes, work.group.drawn.logp, work.rewards, work.group.speaks,
             settings=self.config.generator, times=self.backbone.spec.times, control=self.config.control,
             rng=work.shard.rng(NOISE))}
 
@@ -173,7 +174,7 @@ class GroupRecipe:
 
     def records(self, step: int, work: GroupWork, stats: Mapping[str, UpdateStats]) -> Iterator[Record]:
         """One record per prompt."""
-        advantages, active = logged_advantages(work.rewards, work.speaks)
+        advantages, active = logged_advantages(work.rewards, work.group.speaks)
         group, shared = work.group, update_fields(stats)
         for i, item in enumerate(work.shard.items):
             rewards = work.scores[i].tolist()

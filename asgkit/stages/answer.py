@@ -131,17 +131,21 @@ def caption(backbone: Backbone, prefix: Prefix, requests: Sequence[str], *, temp
                            seed=seed).texts
 
 
-def taught_rollout(solved: Solved, taught: Sequence[int], framings: int, labels: Sequence[str] | None) -> Rollout:
+def taught_rollout(solved: Solved, taught: Sequence[int], framings: int, labels: Sequence[str] | None,
+                   donors: Sequence[int] | None = None) -> Rollout:
     """The N rows of each taught question; with `labels` (Q,) every framing is given the label's sampled ids instead.
 
-    Prompts and ids are those that were sampled, never re-tokenised text. Raises ValueError when no framing gave a
-    question's label.
+    donors (Q,): the question whose answers each one is taught, a control's (None: its own). Prompts and ids are those
+    that were sampled in this batch, never re-tokenised text. Raises ValueError when no framing of a question's donor
+    gave its label.
     """
     keep = [j * framings + n for j in taught for n in range(framings)]
+    given = [j if donors is None else donors[j] for j in taught]
     if labels is None:
-        source = keep
+        source = [d * framings + n for d in given for n in range(framings)]
     else:
-        source = [j * framings + solved.votes[j].answers.index(labels[j]) for j in taught for _ in range(framings)]
+        source = [d * framings + solved.votes[d].answers.index(labels[j])
+                  for j, d in zip(taught, given, strict=True) for _ in range(framings)]
     a, index = solved.answers, torch.tensor(source)
     answers = Answers([a.texts[x] for x in source], a.ids[index], a.mask[index], a.logp[index])
     return Rollout([solved.prompts[x] for x in keep], [solved.rows[x] for x in keep], answers)

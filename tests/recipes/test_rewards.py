@@ -121,7 +121,14 @@ def test_pseudo_labels_need_five_of_seven():
 def test_the_oracle_teaches_the_truth_where_it_was_said():
     table = answers("control=oracle", truth=["b", "c", "a", None, "b"])
     assert table[0].taught == {0: "b", 1: "c"} and table[0].skip == {1: "no framing gave the taught answer"}
-    assert set(table[1].solver_advantages) == {0, 1, 2} and table[1].taught == {0: "a", 2: "b"}
+    assert set(table[1].solver_advantages) == {0, 2} and table[1].taught == {0: "a", 2: "b"}
+    assert table[1].skip == {1: "no true answer"}
+
+
+def test_the_gated_oracle_asks_the_methods_own_votes():
+    table = answers("control=oracle_gated", truth=["b", "a", "a", None, "b"])
+    assert table[0].skip == {1: "vote share below 0.714"} and table[0].taught == {0: "b", 1: "a"}
+    assert list(table[0].solver_advantages) == [0] and table[1].skip == {1: "no true answer"}
 
 
 def test_group_relative_advantages_sum_to_zero():
