@@ -70,20 +70,23 @@ reproduce: $(STAMP) ## run PROFILE=smoke end to end into results/ and figures/ (
 # run_logged(name, command): the output is shown and kept, and the exit status survives the pipe in any sh.
 run_logged = { $(2); echo $$? > $(LOGS)/$(1).rc; } 2>&1 | tee $(LOGS)/$(1).log
 
+# A worker that died is replaced, but not for ever: the test that killed it is started again.
+XDIST := -n $(WORKERS) --dist loadfile --max-worker-restart=2
+
 PYTEST_NOTEBOOKS := $(BIN)/python -m pytest --nbval --nbval-current-env \
-  --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout=300 \
-  -n $(WORKERS) --dist loadfile $(NOTEBOOKS)
+  --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout=300 --timeout=360 \
+  $(XDIST) $(NOTEBOOKS)
 
 test: $(STAMP) ## run every test, then re-run the notebooks and compare (up to 15 minutes)
 	@mkdir -p $(LOGS)
-	@$(call run_logged,tests,MPLBACKEND=agg $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests)
+	@$(call run_logged,tests,MPLBACKEND=agg $(BIN)/python -m pytest $(XDIST) tests)
 	@$(call run_logged,notebooks,$(if $(NOTEBOOKS),$(PYTEST_NOTEBOOKS),echo "no notebooks to check yet"))
 	@line() { tail -n 1 $(LOGS)/$$1.log | sed 's/^=* *//; s/ *=*$$//'; }; \
 	echo "make test: tests: $$(line tests) | notebooks: $$(line notebooks)"; \
 	exit $$(( $$(cat $(LOGS)/tests.rc) | $$(cat $(LOGS)/notebooks.rc) ))
 
 test-fast: $(STAMP) ## run the quick tests only, without notebooks (about 2 minutes)
-	@MPLBACKEND=agg $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow" tests
+	@MPLBACKEND=agg $(BIN)/python -m pytest $(XDIST) -m "not slow" tests
 
 lint: $(STAMP) ## check style with ruff and the arrows between the rooms (a few seconds)
 	@$(BIN)/python -m ruff check asgkit tests notebooks

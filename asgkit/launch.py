@@ -13,7 +13,8 @@ import torch
 from asgkit.backbones import Backbone, load_backbone
 from asgkit.config import Config
 from asgkit.errors import StopRequested, StopSignal
-from asgkit.pool.folder import ImagePool
+from asgkit.pool.open import open_pool
+from asgkit.recipes import load_recipe
 from asgkit.recipes.controls import Judge, needs_judge
 from asgkit.runs.directory import RunDirectory
 from asgkit.scale.device import Device, choose_device, make_deterministic
@@ -61,8 +62,10 @@ def train(config: Config, path: str | Path, *, resume: bool = False, judge: Judg
         together = isinstance(team, LockStep)
         if together:
             shard_backbone(backbone, device.name)
-        pool = ImagePool(config.pool.path, size=backbone.spec.image_side, limit=config.pool.limit, seed=config.seed,
-                         rank=team.rank, world_size=team.size)
+        pool = open_pool(config.pool.path, column=config.pool.column, size=backbone.spec.image_side,
+                         limit=config.pool.limit, seed=config.seed, rank=team.rank,
+                         world_size=team.size)
+        pool.expect(load_recipe(config.recipe).needs, config.recipe)  # before there is a run
         run = _open_run(config, Path(path), device, team, resume)
         scorer = open_scorer(config, device)
         with SharedStop() if together else StopSignal() as stop:

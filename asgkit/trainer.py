@@ -15,9 +15,9 @@ from asgkit.backbones.base import Backbone
 from asgkit.config import Config
 from asgkit.errors import NonFiniteValue, StopSignal
 from asgkit.learning.optimiser import RoleOptimiser, UpdateStats, learn
-from asgkit.pool.folder import ImagePool, PoolError
+from asgkit.pool.base import Pool
 from asgkit.recipes import make_recipe
-from asgkit.recipes.base import Recipe, Record, Scorer, Tools, Work
+from asgkit.recipes.base import Record, Scorer, Tools, Work
 from asgkit.recipes.controls import Judge
 from asgkit.runs.bad_steps import BadStepGuard
 from asgkit.runs.checkpoint import Parts, load_parts, save_parts
@@ -38,7 +38,7 @@ class Trainer:
     same on all. Raises PoolError when the pool yields what the recipe cannot start from.
     """
 
-    def __init__(self, config: Config, backbone: Backbone, pool: ImagePool, run: RunDirectory, *,
+    def __init__(self, config: Config, backbone: Backbone, pool: Pool, run: RunDirectory, *,
                  judge: Judge | None = None, scorer: Backbone | None = None, stop: StopSignal | None = None,
                  team: Team | None = None) -> None:
         self.config, self.backbone, self.pool, self.run = config, backbone, pool, run
@@ -46,7 +46,7 @@ class Trainer:
         self.clock = Clock(self.stop)
         self.recipe = make_recipe(Tools(config, backbone, _scorer(config, backbone, scorer), self.clock, self.stop,
                                         judge))
-        _refuse_pool(self.recipe, pool)
+        pool.expect(self.recipe.needs, self.recipe.name)
         self.optimisers = {name: RoleOptimiser(backbone, learner.adapter, learner.learning_rate, config)
                            for name, learner in self.recipe.learners.items()}
         self.guard = BadStepGuard(config.max_bad_steps)
@@ -145,12 +145,6 @@ class Trainer:
             self.run.rewind(self.step)
         self.team.meet()
         return found is not None
-
-
-def _refuse_pool(recipe: Recipe, pool: ImagePool) -> None:
-    if pool.kind not in recipe.needs:
-        raise PoolError(f"recipe={recipe.name} starts from {' or '.join(sorted(recipe.needs))}, and this pool holds "
-                        f"{pool.kind}: give another pool.path")
 
 
 def _scorer(config: Config, backbone: Backbone, other: Backbone | None) -> Scorer:

@@ -167,5 +167,6 @@ def test_overrides_arrive_unchanged(seed, framings, rate):
 def test_keys_are_leaves_and_complete():
     names = keys()
     assert len(set(names)) == len(names) and "solver.framings" in names and "solver" not in names
-    tree = resolve("smoke").model_dump()
-    assert len(names) == sum(len(v) if isinstance(v, dict) else 1 for v in tree.values())
+    trees = [resolve("smoke"), resolve("smoke", ["recipe=gvu"]), resolve("smoke", ["recipe=m:Mine", "own.x=1"])]
+    assert set(names) == {"own" if key.startswith("own.") else key
+                          for tree in trees for key in flatten(tree.model_dump())} | {"own"}

@@ -110,7 +110,7 @@ def test_the_method_stays_short_enough_to_look_things_up() -> None:
 def test_the_results_page_quotes_only_cells_of_the_table() -> None:
     """Every gain with its interval on the hand-ordered results page stands so in a table that a report makes."""
     folder = ROOT / "results" / "measured"
-    tables = [pd.read_csv(path) for path in folder.glob("table_*.csv")]
+    tables = [pd.read_csv(path) for path in (folder / "tables").glob("table_*.csv")]
     known = {f"{r.delta:+.1f} [{r.low:+.1f}, {r.high:+.1f}]"
              for table in tables if "delta" in table for r in table.itertuples()}
     quoted = re.findall(r"[+-]\d+\.\d \[[+-]\d+\.\d, [+-]\d+\.\d\]", (folder / "README.md").read_text())
@@ -120,4 +120,4 @@ def test_the_results_page_quotes_only_cells_of_the_table() -> None:
 def test_the_tables_of_the_results_page_are_those_of_the_report() -> None:
     folder = ROOT / "results" / "measured"
     text = (folder / PAGE).read_text()
-    assert len(BLOCK.findall(text)) >= 16 and fill_page(text, folder) == text
+    assert len(BLOCK.findall(text)) >= 16 and fill_page(text, folder / "tables") == text

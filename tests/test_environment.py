@@ -1,12 +1,16 @@
 """The environment files say the same thing, and the interpreter that runs the tests agrees with them."""
 
+import ast
 import importlib.metadata
+import json
 import os
 import re
 import socket
 import subprocess
 import sys
 import tomllib
+from functools import cache
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -114,6 +118,46 @@ def test_torch_is_pinned_alike_in_makefile_and_lock() -> None:
 
 def test_the_installed_torch_is_the_tested_one() -> None:
     assert Version(importlib.metadata.version("torch")).public == str(LOCK["torch"])
+
+
+# Distributions that work through a command or as a plugin, and where it stands in the Makefile or in .ci/run.
+COMMANDS = {"jupyterlab": "-m jupyterlab", "ruff": "-m ruff", "nbval": "--nbval ", "pytest-xdist": "-n $(WORKERS)",
+            "pytest-timeout": "--timeout=", "import-linter": "lint-imports", "ipykernel": "kernel_name=python3"}
+DECLARED = [canonicalize_name(Requirement(line).name)
+            for line in chain(PROJECT["dependencies"], *PROJECT["optional-dependencies"].values())]
+INSTALLED = importlib.metadata.packages_distributions()
+
+
+@cache
+def imported_modules() -> set[str]:
+    """The first name of everything that the package, its tests and its notebooks import, inside functions too."""
+    sources = [path.read_text() for room in ("asgkit", "tests") for path in (ROOT / room).rglob("*.py")]
+    for path in (ROOT / "notebooks").rglob("*.ipynb"):
+        cells = [cell["source"] for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+        sources += ["".join(line for line in cell if not line.startswith(("%", "!"))) for cell in cells]
+    nodes = [node for source in sources for node in ast.walk(ast.parse(source))]
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return {name.partition(".")[0] for name in
+            plain | {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}}
+
+
+def modules_of(name: str) -> set[str]:
+    """What a distribution installs; an extra that is not installed here is taken to be named like its module."""
+    return {module for module, owners in INSTALLED.items() if name in map(canonicalize_name, owners)} or {name}
+
+
+def test_every_declared_distribution_is_imported_or_run_by_a_command() -> None:
+    commands = MAKEFILE + (ROOT / ".ci" / "run").read_text()
+    found = imported_modules()
+    unused = {name for name in DECLARED if not modules_of(name) & found}
+    assert unused == set(COMMANDS), "declared and never imported, or listed as a command and imported"
+    assert [name for name, command in COMMANDS.items() if command not in commands] == []
+
+
+def test_the_search_for_imports_sees_functions_and_notebooks_and_no_made_up_name() -> None:
+    assert {"papermill", "bitsandbytes", "sklearn", "pytest"} <= imported_modules()
+    assert modules_of("pillow") == {"PIL"} and modules_of("bitsandbytes") == {"bitsandbytes"}
+    assert "tqdm" not in imported_modules() and "tqdm" not in DECLARED, "one progress library: rich"
 
 
 def test_version_is_written_once() -> None:
@@ -250,3 +294,33 @@ def test_the_sanitiser_hides_what_varies(one: str, other: str) -> None:
 )
 def test_the_sanitiser_keeps_every_measured_number(one: str, other: str) -> None:
     assert sanitise(one) != sanitise(other)
+
+
+HANGING = """
+import subprocess, time
+def test_sleeps(): time.sleep(40)
+def test_after(): pass
+def test_waits():
+    with subprocess.Popen(["sleep", "40"]) as process:
+        process.wait()
+"""
+
+
+@pytest.mark.slow
+def test_a_test_that_hangs_fails_or_ends_with_its_process(tmp_path: Path) -> None:
+    """By the settings of pyproject.toml and the options of the Makefile, with a second for each of many."""
+    (tmp_path / "test_hanging.py").write_text(HANGING)
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    (options,) = re.findall(r"^XDIST := -n \$\(WORKERS\) (.*)$", MAKEFILE, flags=re.MULTILINE)
+    assert MAKEFILE.count("$(XDIST)") == 3 and settings["timeout"] < 360 < settings["faulthandler_timeout"]
+    scaled = settings | {"timeout": 1, "faulthandler_timeout": 2}
+    names = ("timeout", "timeout_method", "faulthandler_timeout", "faulthandler_exit_on_timeout")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "xdist.plugin", "-p", "pytest_timeout", "-n1",
+               *options.split(), *(f"-o{name}={scaled[name]}" for name in names), "--rootdir", str(tmp_path),
+               str(tmp_path)]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    env |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # the others take seconds at every start
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "test_sleeps - Failed: Timeout" in done.stdout and "1 passed" in done.stdout
+    assert "crashed while running 'test_hanging.py::test_waits'" in done.stdout

@@ -114,17 +114,22 @@ app.add_typer(cli_benchmarks.app, name="benchmark")
 def report(
     results: Annotated[Path, typer.Option(help="Folder of results.")] = Path("results"),
     figures: Annotated[Path, typer.Option(help="Folder for figures.")] = Path("figures"),
+    formats: Annotated[str, typer.Option(help="What each table is written as: csv and md always, tex and html on "
+                                              "demand.")] = "csv,md",
 ) -> None:
-    """Make tables and figures from the committed results and from your runs.
+    """Make tables, figures and their index pages from the committed results and from your runs.
 
-    Example: [bold]asgkit report[/]
+    Examples: [bold]asgkit report[/] · [bold]asgkit report --formats csv,md,tex,html[/]
     """
     from asgkit.report.build import build_report
+    from asgkit.report.tables.tables import forms_of
 
+    with refusing(ValueError):
+        forms = forms_of(formats)
     if not (results / "measured").is_dir():
         raise Refused(f"no measured results in {results}: run this in the folder of the clone, or make some with "
                       "asgkit reproduce --profile smoke and name their folder, --results results/smoke")
-    for path in build_report(results, figures):
+    for path in build_report(results, figures, forms=forms):
         out.print(str(path), markup=False, highlight=False)
 
 
@@ -175,31 +180,35 @@ def bench(
         rows = [(stage, row["batched_s"], row["naive_s"], row["ratio"]) for stage, row in stages.items()]
         out.print(table(f"{NAMES[phase]} step (target {TARGETS[phase]:g}x on tiny-ar)",
                         ("stage", "batched s", "naive s", "ratio"), rows))
-    out.print(f"wrote {to}", highlight=False)
+    out.print(f"wrote {to}", markup=False, highlight=False)
 
 
 @app.command()
 def pool(
-    folder: Annotated[Path, typer.Argument(help="A folder of images; sub-folders count too.")],
+    path: Annotated[str, typer.Argument(help="A folder of images, a data set (.parquet or .tar files, or owner/name of "
+                                             "the hub), or a .txt file of prompts.")],
+    column: Annotated[str | None, typer.Option(help="Of a data set: the column of images or texts.")] = None,
     size: Annotated[int, typer.Option(min=1, help="Side in pixels to which images are fitted.")] = 24,
 ) -> None:
-    """Check a folder of images: how many can be used, which are skipped and why.
+    """Check a pool of images or prompts: how many can be used, which are skipped and why.
 
-    Example: [bold]asgkit pool my/photos[/], then [bold]asgkit train pool.path=my/photos[/]
+    Examples: [bold]asgkit pool my/photos[/], then [bold]asgkit train pool.path=my/photos[/] ·
+    [bold]asgkit pool photos.parquet --column image[/] · [bold]asgkit pool prompts.txt[/]
     """
-    from asgkit.pool.folder import ImagePool
+    from asgkit.pool.open import open_pool
 
-    log = logging.getLogger("asgkit.pool.folder")
+    log = logging.getLogger("asgkit.pool")
     level = log.level
     log.setLevel(logging.ERROR)  # the skips are shown in a table here
     try:
-        found = ImagePool(folder, size=size, cache=0).report
+        opened = open_pool(path, column=column, size=size)
     finally:
         log.setLevel(level)
-    out.print(f"{found.usable} of {found.found} image files can be used, {len(found.skipped)} skipped",
-              highlight=False)
+    found = opened.report
+    out.print(f"{found.usable} of {found.found} {opened.unit} can be used, {len(found.skipped)} skipped: a pool of "
+              f"{opened.kind}", markup=False, highlight=False)
     if found.skipped:
-        out.print(table("skipped", ("file", "reason"), found.skipped))
+        out.print(table("skipped", ("where", "reason"), found.skipped))
 
 
 @app.command("draw-pool")

@@ -35,7 +35,8 @@ def batch(
 ) -> None:
     """Run every run of a grid in a notebook of its own; finished ones are skipped, stopped ones go on.
 
-    Ctrl-C stops it; the same command continues. Exit status 1 if a run failed. Examples:
+    Ctrl-C stops it (in the background, where shells switch Ctrl-C off: kill PID); the same command continues. Exit
+    status 1 if a run failed. Examples:
 
     [bold]asgkit batch --list[/] · the shipped grids and their questions
 

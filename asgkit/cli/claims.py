@@ -29,7 +29,7 @@ def claims(
     [bold]asgkit claims --out results/claims.json --out results/claims.md[/] · after new runs
     """
     from asgkit.report.claims import claims as report
-    from asgkit.report.tables.measured import Untraceable, load_measured
+    from asgkit.report.measured import Untraceable, load_measured
     from asgkit.runs.files import write_atomic, write_json
 
     for path in to or []:

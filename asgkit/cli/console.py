@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Annotated, Any, Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors import SafetensorError
 from typer import Argument, Exit, Option
@@ -17,7 +18,7 @@ from typer.core import TyperGroup
 
 from asgkit.config import ConfigError
 from asgkit.errors import Refused, TrainingAborted
-from asgkit.pool.folder import PoolError
+from asgkit.pool.base import PoolError
 from asgkit.runs.directory import ConfigChanged, CorruptCheckpoint, RunExists
 from asgkit.runs.wording import duration
 
@@ -45,12 +46,8 @@ class PlainErrors(TyperGroup):
             if isinstance(error, FileNotFoundError) and error.errno is not None:
                 raise  # the system's own, so an accident of ours; those of the package carry a sentence
             text = f"a damaged safetensors file: {error}" if isinstance(error, SafetensorError) else str(error)
-            Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {_escape(text)}", highlight=False)
+            Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(text)}", highlight=False)
             raise Exit(2) from error
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")
 
 
 @contextmanager

@@ -119,7 +119,7 @@ def premise(
     """
     from asgkit.experiments import premise as report
     from asgkit.launch import open_scorer, use_threads
-    from asgkit.report.claims.premise import judge_premise, print_verdicts
+    from asgkit.report.premise import judge_premise, print_verdicts
 
     if split not in ("dev", "test"):
         raise Refused(f"unknown split {split!r}; choose dev or test")
@@ -305,7 +305,8 @@ def evaluate(
                 for name, value in evolved["scores"].items()]
         out.print(table(f"{run}, step {evolved['step']}, {split} (percent)", ("score", "base", "evolved", "change"),
                         rows))
-        out.print(f"wrote {run / 'metrics.json'}; a change needs its interval: asgkit report", highlight=False)
+        out.print(f"wrote {run / 'metrics.json'}; a change needs its interval: asgkit report", markup=False,
+                  highlight=False)
 
 
 def base_config(name: str) -> Config:
@@ -331,7 +332,7 @@ def _evaluate_base(config: Config, split: str, best: dict[str, float] | None, si
     check_backbone(config)
     result = evaluate_base(config, folder, split, best, sizes=sizes)
     out.print(table(f"base {name}, {split} (percent)", ("score", "percent"), list(result["scores"].items())))
-    out.print(f"wrote {folder}", highlight=False)
+    out.print(f"wrote {folder}", markup=False, highlight=False)
 
 
 def _kept(run: Path) -> str:

@@ -20,6 +20,7 @@ class PoolConfig(_Strict):
     """The unlabelled images: a folder, and how many of its files to use (None: all)."""
 
     path: str = "data/pool"
+    column: str | None = None  # of a data set's rows (asgkit.pool.rows); None: the only one of images, else of texts
     limit: int | None = None
 
 

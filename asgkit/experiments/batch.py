@@ -10,7 +10,6 @@ name. A later batch skips it; every other run is started again, and its training
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -23,6 +22,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
+
+from filelock import FileLock, Timeout
 
 from asgkit.config import Config, PoolConfig, measured_name
 from asgkit.errors import Refused
@@ -229,11 +230,11 @@ def _last_line(worker: _Worker) -> str:
 def _locked(folder: Path) -> Iterator[None]:
     """Only one batch at a time works in a folder; the system drops the lock of a killed one."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Refused(f"another batch works in {folder}: wait for it, or name another --work") from error
+    try:
+        held = FileLock(folder / ".lock").acquire(timeout=0)
+    except Timeout as error:
+        raise Refused(f"another batch works in {folder}: wait for it, or name another --work") from error
+    with held:
         yield
 
 
@@ -316,7 +317,7 @@ def headline(name: str, base_name: str, measured: Path) -> dict[str, float]:
 
     Raises Untraceable when the two were measured on different items or with another decoding.
     """
-    from asgkit.report.tables.measured import MAIN, Measurement, same_items
+    from asgkit.report.measured import MAIN, Measurement, same_items
 
     run, base = Measurement(name, measured / "runs" / name), Measurement(base_name, measured / "base" / base_name)
     same_items(base, run)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from asgkit.backbones.base import Answers, Backbone, Drawings, GenStats, NoiseSpec, Prefix, Role, TextStats
 from asgkit.config import Config, resolve
 from asgkit.launch import open_backbone
-from asgkit.pool.folder import ImagePool
+from asgkit.pool.open import open_pool
 from asgkit.runs.directory import RunDirectory
 from asgkit.scale.device import choose_device
 from asgkit.trainer import Trainer
@@ -143,7 +143,8 @@ def bench_config(preset: str, pool: Path, overrides: Sequence[str] = ()) -> Conf
 def new_trainer(config: Config, folder: Path, naive: bool) -> Trainer:
     """A trainer on fresh adapters, batched or naive."""
     backbone = open_backbone(config)
-    pool = ImagePool(config.pool.path, size=backbone.spec.image_side, limit=config.pool.limit, seed=config.seed)
+    pool = open_pool(config.pool.path, column=config.pool.column, size=backbone.spec.image_side,
+                     limit=config.pool.limit, seed=config.seed)
     run = RunDirectory.create(folder, config.model_dump())
     return Trainer(config, NaiveBackbone(backbone) if naive else backbone, pool, run)
 

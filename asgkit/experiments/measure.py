@@ -20,7 +20,7 @@ from asgkit.launch import open_backbone, train
 from asgkit.pool.folder import SUFFIXES
 from asgkit.recipes.controls import needs_judge
 from asgkit.report.figures.examples import write_examples
-from asgkit.report.tables.measured import Measurement
+from asgkit.report.measured import Measurement
 from asgkit.runs.directory import RunDirectory
 from asgkit.runs.files import read_lines, write_json
 from asgkit.runs.packed_log import NAME, pack_log

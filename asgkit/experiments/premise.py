@@ -19,7 +19,7 @@ from rich.table import Table
 from asgkit.backbones.base import Backbone
 from asgkit.config import Config, measured_name, resolve
 from asgkit.evals.shapes import AnswerItems, evaluate_answers, evaluate_drawings
-from asgkit.report.tables.measured import MAIN, load_measured, same_items
+from asgkit.report.measured import MAIN, load_measured, same_items
 from asgkit.report.tables.premise import premise_rows
 from asgkit.runs.files import write_atomic
 from asgkit.shapes.benchmark import TAGS, VQABenchmark, detector_accuracy

@@ -24,7 +24,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from PIL import Image
-from tqdm import TqdmWarning
 
 from asgkit.ask import question_problems
 from asgkit.config import ConfigError, resolve
@@ -49,7 +48,7 @@ def start_notebook(threads: int = 1) -> None:
     """One style for all figures, and `threads` threads: sums in one order give the same digits on every run."""
     torch.set_num_threads(threads)
     # A library asks for a progress widget when it is imported; no notebook here shows one.
-    warnings.filterwarnings("ignore", message="IProgress not found", category=TqdmWarning)
+    warnings.filterwarnings("ignore", message="IProgress not found")
     plt.rcParams.update({"figure.dpi": 90, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
                          "axes.titlesize": 9, "legend.frameon": False, "figure.constrained_layout.use": True})
 

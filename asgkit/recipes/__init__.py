@@ -20,14 +20,22 @@ RECIPES = {"asg": "ASG", "gvu": "GvU"}  # module: its class
 def load_recipe(name: str) -> type[Recipe]:
     """The class of a recipe by name, or of one's own by `my_package.my_module:MyRecipe`.
 
-    Raises ConfigError for an unknown name and ValueError for a class that cannot be imported.
+    Raises ConfigError for an unknown name, and ValueError for a class that cannot be imported or is no recipe.
     """
     if ":" in name:
-        return import_own(name, "recipe", "MyRecipe")
+        return _whole(import_own(name, "recipe", "MyRecipe"), name)
     if name not in RECIPES:
         raise ConfigError(f"unknown recipe {name!r}; this version knows {', '.join(RECIPES)}, and my_module:MyRecipe "
                           "for a class of your own")
     return getattr(import_module(f"asgkit.recipes.{name}"), RECIPES[name])
+
+
+def _whole(kind: type, name: str) -> type[Recipe]:
+    """A class of one's own, if it says what a run must know before it starts."""
+    if lacking := [part for part in ("name", "Settings", "needs", "drawing", "fields") if not hasattr(kind, part)]:
+        raise ValueError(f"recipe {name} is no Recipe, since it has no {', '.join(lacking)}; asgkit.recipes.base lists "
+                         "what it must have, and asgkit.recipes.groups.GroupRecipe is a start")
+    return kind
 
 
 def make_recipe(tools: Tools) -> Recipe:
@@ -40,9 +48,8 @@ def make_recipe(tools: Tools) -> Recipe:
     own = getattr(tools.config, section) if section else None
     made = kind(replace(tools, own=_checked(kind.Settings, own or {}) if section == "own" else own))
     if not isinstance(made, Recipe):
-        raise ValueError(  # noqa: TRY004  # a setting is wrong, not a call
-            f"recipe {name} is no Recipe; asgkit.recipes.base lists what it must have, and "
-            "asgkit.recipes.groups.GroupRecipe is a start")
+        raise ValueError(f"recipe {name} is no Recipe: asgkit.recipes.base lists the methods and attributes that it "  # noqa: TRY004
+                         "must have")
     return made
 
 

@@ -31,7 +31,7 @@ from asgkit.learning.objectives import (
 )
 from asgkit.learning.optimiser import UpdateStats
 from asgkit.learning.replay import ReplayBuffer
-from asgkit.pool.folder import PoolImage
+from asgkit.pool.base import PoolImage
 from asgkit.recipes import asg_fields
 from asgkit.recipes.asg_work import Asked, Count, Drawn, UnderstandingRow, generation_record
 from asgkit.recipes.base import (

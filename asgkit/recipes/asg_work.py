@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from asgkit.pool.folder import PoolImage
+from asgkit.pool.base import PoolImage
 from asgkit.recipes.base import Record, Sheet, Signals, rounded
 from asgkit.scale.shards import Shard
 from asgkit.solve import Vote

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -101,7 +102,7 @@ class GroupWork:
         return Sheet(sources, self.group.images, self.scores.tolist())
 
 
-class GroupRecipe:
+class GroupRecipe(ABC):
     """A recipe that is a score: `score(group) -> (G, L)`. Everything else is here.
 
     Prompts come from the pool: captions that the Solver writes of its pictures, or the pool's own prompts.
@@ -121,9 +122,9 @@ class GroupRecipe:
         self.learners = {"generator": Learner("generator", self.config.generator.learning_rate)}
         self.memories: dict[str, Memory] = {}
 
+    @abstractmethod
     def score(self, group: Group) -> Tensor:
         """The reward (G, L) of every candidate, before any control; each recipe has its own."""
-        raise NotImplementedError
 
     def measure(self, group: Group) -> list[Record]:
         """Further log fields of each prompt, those that the recipe declares; none unless it says so."""
@@ -169,8 +170,8 @@ class GroupRecipe:
             settings=self.config.generator, times=self.backbone.spec.times, control=self.config.control,
             rng=work.shard.rng(NOISE))}
 
-    def remember(self, seen: Sequence[Signals]) -> None:
-        """No memory."""
+    def remember(self, seen: Sequence[Signals]) -> None:  # noqa: B027  # not abstract: most have no memory
+        """Nothing, unless the recipe has memories."""
 
     def records(self, step: int, work: GroupWork, stats: Mapping[str, UpdateStats]) -> Iterator[Record]:
         """One record per prompt."""

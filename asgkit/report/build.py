@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +18,14 @@ from asgkit.report.figures import relations as figures_relations
 from asgkit.report.figures import rewards as figures_rewards
 from asgkit.report.figures import signals as figures_signals
 from asgkit.report.figures.style import empty_panel, is_empty, save_figure
-from asgkit.report.page.page import PAGE, write_page
+from asgkit.report.measured import MAIN, Measured, Measurement, Run, load_measured
+from asgkit.report.page.index import Entry, write_figure_pages, write_table_page
+from asgkit.report.page.page import write_page
+from asgkit.report.places import LAYOUTS, PAGE, TABLES, figure_place
 from asgkit.report.provenance import provenance
 from asgkit.report.tables.build import write_published, write_tables
 from asgkit.report.tables.gains import Gains
-from asgkit.report.tables.measured import MAIN, Measured, Measurement, Run, load_measured
-from asgkit.report.tables.tables import DESIGNED, MAIN_ARMS, joint_table
+from asgkit.report.tables.tables import DESIGNED, KEPT, MAIN_ARMS, Form, joint_table
 from asgkit.stats.intervals import paired_bootstrap
 
 # Shipped bases: without results their figures are empty panels.
@@ -38,33 +40,37 @@ class _Nothing(Exception):
 
 
 def build_report(results_dir: str | Path = Path("results"), figures_dir: str | Path = Path("figures"),
-                 tables_dir: str | Path | None = None, paper_dir: str | Path | None = None, *,
-                 empty: bool = True) -> list[Path]:
-    """Write every table and figure of what `<results_dir>` holds; returns the files written.
+                 out_dir: str | Path | None = None, *, forms: Sequence[Form] = KEPT, empty: bool = True) -> list[Path]:
+    """Write every table, figure and page of what `<results_dir>` holds; returns the files written.
 
-    Measured tables go to `tables_dir` (default `<results_dir>/measured`), and there the results page, if there is one,
-    with its tables filled (`asgkit.report.page.page`). Where `<results_dir>/paper` holds the published numbers, their
-    layouts go to `paper_dir` (default `<results_dir>/paper/tables`) and their measured twins to `tables_dir`.
-    `empty`: whether a figure that lacks all its runs is written too, as a panel that names their command. Raises
-    Untraceable when a number does not follow from its items.
+    Tables go below `out_dir` (default `results_dir`): measured ones, with the twins of published ones, to
+    `measured/tables`; the layouts of the published ones, where `<results_dir>/paper` holds them, to `paper/tables`; the
+    results page, if there is one, to `measured` with its tables filled (`asgkit.report.page.page`). Figures go to
+    `paper` and `ours` below `figures_dir`. Each of these folders gets an index page (`asgkit.report.page.index`).
+    `forms`: what a table is written as. `empty`: whether a figure that lacks all its runs is written too, as a panel
+    that names their command. Raises Untraceable when a number does not follow from its items.
     """
-    results, drawn = Path(results_dir), Path(figures_dir)
+    results, out = Path(results_dir), Path(out_dir or results_dir)
     measured = load_measured(results)
     gains = Gains(measured, RESAMPLES)
-    tables = Path(tables_dir) if tables_dir else results / "measured"
-    written = write_tables(measured, gains, results, tables)
-    written += write_page(results / "measured" / PAGE, tables, tables / PAGE)
-    written += write_published(results, Path(paper_dir) if paper_dir else results / "paper" / "tables")
-    return written + _figures(measured, joint_table(measured, gains=gains), results, drawn, empty)
+    written = write_tables(measured, gains, results, out / TABLES, forms)
+    written += write_table_page(out / TABLES, "Measured tables", written)
+    written += write_page(results / "measured" / PAGE, out / TABLES, out / "measured" / PAGE)
+    published = write_published(results, out / LAYOUTS, forms)
+    written += published + write_table_page(out / LAYOUTS, "Published tables, not measured here", published)
+    return written + _figures(measured, joint_table(measured, gains=gains), results, Path(figures_dir), empty)
 
 
 def _figures(measured: Measured, table: pd.DataFrame, results: Path, folder: Path, empty: bool) -> list[Path]:
     """One figure per base and kind, then those that show several bases; what is missing leaves an empty panel."""
     written: list[Path] = []
+    entries: list[Entry] = []
 
-    def save(name: str, fig: Figure, data: pd.DataFrame, used: list[Measurement]) -> None:
+    def save(kind: str, base: str, fig: Figure, data: pd.DataFrame, used: list[Measurement]) -> None:
         if empty or not is_empty(data):
-            written.extend(save_figure(fig, folder / name, data, provenance(used, results)))
+            place = figure_place(folder, kind, base)
+            written.extend(save_figure(fig, place, data, provenance(used, results, place.name)))
+            entries.append(Entry(kind, base, is_empty(data)))
 
     for base in sorted({*EXPECTED, *(run.base for run in measured.runs)}):
         for name, make in _FIGURES.items():
@@ -72,14 +78,15 @@ def _figures(measured: Measured, table: pd.DataFrame, results: Path, folder: Pat
                 (fig, data), used = make(measured, base, table)
             except _Nothing as missing:
                 (fig, data), used = empty_panel(f"{name} of {base}: {missing}"), []
-            if base.endswith(DESIGNED):
-                fig.suptitle("base registers: framings err independently by design", fontsize=6, color="0.35")
-            save(f"{name}_{base}", fig, data, used)
+            if base.endswith(DESIGNED):  # below the panels where a legend stands above them
+                say = fig.supxlabel if fig.legends else fig.suptitle
+                say("base registers: framings err independently by design", fontsize=6, color="0.35")
+            save(name, base, fig, data, used)
         for name, draw in _BY_BASE.items():
-            save(f"{name}_{base}", *draw(measured, base))
+            save(name, base, *draw(measured, base))
     for name, draw in _SHARED.items():
-        save(name, *draw(measured))
-    return written
+        save(name, "", *draw(measured))
+    return written + write_figure_pages(folder, entries)
 
 
 def _base(measured: Measured, base: str) -> Measurement:

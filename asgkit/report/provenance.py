@@ -12,33 +12,44 @@ from typing import Any
 
 from PIL import Image
 
-from asgkit import __version__
-from asgkit.report.tables.measured import Measurement, Run
+from asgkit.report.measured import Measurement, Run
 from asgkit.runs.files import sha256, write_json
 
 COMMAND = "asgkit report"
 KEY = "asgkit"  # of the PNG text chunk that holds the provenance
 SUBJECT = re.compile(rb"/Subject \(((?:[^()\\]|\\.)*)\)", re.DOTALL)  # a PDF string; brackets in it are escaped
 LIBRARIES = ("numpy", "pandas", "scipy", "matplotlib", "pillow")
+# The release since which the code gives these bytes, and not the version of the package: with that one, every release
+# would change every picture for nothing. When a change of code changes the bytes of a file from the same inputs, give
+# the file the coming release in CHANGED, by its name or its kind (a kind stands for all bases); raise SINCE, and empty
+# CHANGED, only when all files change.
+SINCE = "0.1.0"
+CHANGED = {"gains": "0.2.0", "figureS1_within_prompts": "0.2.0", "ours_generator_updates": "0.2.0",
+           "learning_curve_tiny-ar-registers": "0.2.0", "signals_tiny-ar-registers": "0.2.0"}
+# Kinds of figures that seaborn draws: its version decides their bytes too.
+SEABORN = ("gains", "figureS1_within_prompts", "ours_generator_updates")
 
 
-def versions() -> dict[str, str]:
-    """Versions that decide the bytes of a figure."""
-    found = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    return {"asgkit": __version__, "python": platform.python_version(), **found}
+def versions(name: str = "") -> dict[str, str]:
+    """Versions that decide the bytes of the figure or table `name` (without its suffix)."""
+    of = lambda kind: name == kind or name.startswith(f"{kind}_")
+    release = next((release for kind, release in CHANGED.items() if of(kind)), SINCE)
+    libraries = (*LIBRARIES, *(["seaborn"] if any(map(of, SEABORN)) else []))
+    found = {library: importlib.metadata.version(library) for library in libraries}
+    return {"asgkit": release, "python": platform.python_version(), **found}
 
 
-def provenance(measurements: Iterable[Measurement], results_dir: Path, command: str = COMMAND) -> dict[str, Any]:
-    """The record of what a figure or table was made from; input paths are relative to the results folder."""
+def provenance(measurements: Iterable[Measurement], results_dir: Path, name: str = "") -> dict[str, Any]:
+    """What the figure or table `name` was made from; input paths are relative to the results folder."""
     used = sorted({m.name: m for m in measurements}.values(), key=lambda m: m.name)
     runs = [m for m in used if isinstance(m, Run)]
     files = sorted(path for m in used for path in m.evidence())
     return {
-        "command": command, "run_ids": [r.name for r in runs],
+        "command": COMMAND, "run_ids": [r.name for r in runs],
         "bases": [m.name for m in used if not isinstance(m, Run)], "seeds": sorted({r.seed for r in runs}),
         "config_hashes": {r.name: r.config_hash for r in runs},
         "inputs": {p.relative_to(results_dir).as_posix(): sha256(p.read_bytes()) for p in files},
-        "versions": versions(),
+        "versions": versions(name),
     }
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from IPython.display import Markdown
 
 from asgkit.report.claims.claims import Claim, as_json, assess_all, effect, load_claims
-from asgkit.report.tables.measured import Measured
+from asgkit.report.measured import Measured
 from asgkit.report.tables.tables import to_markdown
 from asgkit.stats.intervals import holm, mcnemar
 

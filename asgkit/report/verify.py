@@ -9,10 +9,11 @@ from pathlib import Path
 
 from asgkit.report.audit.audit import as_json, as_markdown, run_audit
 from asgkit.report.build import build_report
-from asgkit.report.page.page import PAGE
-from asgkit.report.provenance import as_text, embedded, read_sidecar, versions
-from asgkit.report.tables.measured import LIMIT, Untraceable, measured_bytes
+from asgkit.report.measured import LIMIT, Untraceable, measured_bytes
+from asgkit.report.places import PAGE, made_folders
+from asgkit.report.provenance import as_text, embedded, read_sidecar
 from asgkit.report.tables.published import PublishedError
+from asgkit.report.tables.tables import ON_DEMAND, Form
 from asgkit.runs.files import sha256
 
 
@@ -80,10 +81,7 @@ def _check_audit(root: Path) -> list[Finding]:
 
 
 def _sidecars(root: Path) -> list[Path]:
-    results = root / "results"
-    found = [*(root / "figures").glob("*.json"), *(results / "measured").glob("table_*.json"),
-             *(results / "paper" / "tables").glob("table_*.json")]
-    return sorted(found)
+    return sorted(path for folder in made_folders(root) for path in folder.glob("*.json"))
 
 
 def _check_sidecar(root: Path, path: Path) -> list[Finding]:
@@ -120,40 +118,49 @@ def _check_embedded(root: Path, picture: Path, wanted: str) -> list[Finding]:
 
 
 def _check_rebuild(root: Path, sidecars: list[Path]) -> list[Finding]:
+    """Everything built anew in every form below another root, and compared with what is here."""
     with tempfile.TemporaryDirectory() as folder:
-        anew = {name: Path(folder) / name for name in ("figures", "results/measured", "results/paper/tables")}
+        other = Path(folder)
         try:
-            build_report(root / "results", *anew.values())
+            build_report(root / "results", other / "figures", other / "results", forms=list(Form))
         except (Untraceable, PublishedError) as error:
             where = "paper" if isinstance(error, PublishedError) else "measured"
             return [Finding(f"results/{where}", f"the report cannot be built again: {error}")]
-        made = {path: anew[path.parent.relative_to(root).as_posix()] for path in sidecars}
-        findings = [found for path, fresh in made.items() for found in _compare(root, path, fresh)]
-        have = set(sidecars)
-        lacking = [f"{name}/{path.name}" for name, fresh in anew.items() for path in sorted(fresh.glob("*.json"))
-                   if root / name / path.name not in have]
-        findings += _check_page(root, anew["results/measured"] / PAGE)
-        return findings + [Finding(name, "missing, with what it describes; make it: asgkit report") for name in lacking]
+        findings = [found for path in sidecars for found in _compare(root, path, other / path.relative_to(root))]
+        lacking = {path.relative_to(other) for path in _sidecars(other)} - {path.relative_to(root) for path in sidecars}
+        findings += [Finding(path.as_posix(), "missing, with what it describes; make it: asgkit report")
+                     for path in sorted(lacking)]
+        return findings + _check_pages(root, other)
 
 
-def _check_page(root: Path, fresh: Path) -> list[Finding]:
-    page = root / "results" / "measured" / PAGE
-    if not page.is_file() or page.read_bytes() == fresh.read_bytes():
-        return []
-    return [Finding(page.relative_to(root).as_posix(), "its tables are not those of the measured runs: asgkit report")]
+def _check_pages(root: Path, other: Path) -> list[Finding]:
+    """The results page, which may be absent, and the index pages, which may not, against those built anew."""
+    results, findings = Path("results", "measured", PAGE), []
+    for name in [results, *((folder / PAGE).relative_to(root) for folder in made_folders(root))]:
+        held, fresh = root / name, other / name
+        if not fresh.is_file() or (name == results and not held.is_file()):
+            continue
+        if not held.is_file():
+            findings.append(Finding(name.as_posix(), "missing; make it: asgkit report"))
+        elif held.read_bytes() != fresh.read_bytes():
+            findings.append(Finding(name.as_posix(), "not the page of what was measured; make it again: asgkit report"))
+    return findings
 
 
-def _compare(root: Path, path: Path, folder: Path) -> list[Finding]:
-    """Files of one sidecar against their rebuilt twins."""
-    fresh = folder / path.name
+def _compare(root: Path, path: Path, fresh: Path) -> list[Finding]:
+    """Files of one sidecar against their rebuilt twins; pictures only where the versions are the same."""
     if not fresh.is_file():
         return [Finding(path.relative_to(root).as_posix(), "the report no longer makes it: delete it or its leftovers")]
     try:
-        same = read_sidecar(path)[0].get("versions") == versions()
-        outputs = read_sidecar(fresh)[1]
+        held, made = read_sidecar(path)[0], read_sidecar(fresh)
+        same = held["versions"] == made[0]["versions"]
     except (ValueError, KeyError):
         return []  # reported already by the check of the sidecar
-    compared = [name for name in outputs if same or name.endswith((".csv", ".md", ".tex", ".html"))]
-    return [Finding((path.parent / name).relative_to(root).as_posix(), "not what the inputs give when built anew")
-            for name in compared
-            if (path.parent / name).is_file() and sha256((path.parent / name).read_bytes()) != outputs[name]]
+    compared = [path.with_name(name) for name in made[1] if same or not name.endswith((".png", ".pdf"))]
+    compared += [path.with_suffix(f".{form}") for form in ON_DEMAND]
+    return [Finding(file.relative_to(root).as_posix(), "not what the inputs give when built anew")
+            for file in compared if file.is_file() and _differ(file, fresh.with_name(file.name))]
+
+
+def _differ(held: Path, fresh: Path) -> bool:
+    return not fresh.is_file() or held.read_bytes() != fresh.read_bytes()

@@ -21,7 +21,7 @@ def duration(seconds: float) -> str:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
     """A rich table; numbers are right-aligned with two decimals."""
-    made = Table(title=title, title_justify="left")
+    made = Table(title=escape(title), title_justify="left")
     for i, column in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[i], int | float) for row in rows)
         made.add_column(column, justify="right" if numeric else "left", overflow="fold")

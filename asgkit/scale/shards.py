@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from asgkit.pool.folder import PoolImage, PoolPrompt
+from asgkit.pool.base import PoolImage, PoolPrompt
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 from scipy.stats import binom, norm, rankdata, t, trim_mean
+from sklearn import metrics
 
 
 @dataclass(frozen=True)
@@ -249,23 +250,22 @@ def auroc(scores: Sequence[float] | np.ndarray, positive: Sequence[bool] | np.nd
 
     Shapes: (Q,), (Q,) bool. Raises ValueError when one class is empty: the area is then undefined.
     """
-    scores, positive = np.asarray(scores, dtype=np.float64), np.asarray(positive, dtype=bool)
+    positive = np.asarray(positive, dtype=bool)
     yes, no = int(positive.sum()), int((~positive).sum())
     if yes == 0 or no == 0:
         raise ValueError(f"auroc needs both classes, got {yes} positive and {no} negative items")
-    ranks = rankdata(scores)
-    return float((ranks[positive].sum() - yes * (yes + 1) / 2) / (yes * no))
+    area = metrics.roc_auc_score(positive, np.asarray(scores, dtype=np.float64))
+    # scikit-learn sums trapezoids; the area is a whole number of half pairs, so rounding to one drops the sum's error
+    return round(2 * yes * no * float(area)) / (2 * yes * no)
 
 
 def roc_curve(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """False and true positive rates, from (0, 0) to (1, 1), one point per distinct score, highest first."""
-    scores, positive = np.asarray(scores, dtype=np.float64), np.asarray(positive, dtype=bool)
+    positive = np.asarray(positive, dtype=bool)
     if positive.all() or not positive.any():
         raise ValueError("a ROC curve needs both classes")
-    cuts = np.unique(scores)[::-1]
-    at_least = scores[None] >= cuts[:, None]
-    true, false = (at_least & positive).sum(1) / positive.sum(), (at_least & ~positive).sum(1) / (~positive).sum()
-    return np.concatenate([[0.0], false]), np.concatenate([[0.0], true])
+    false, true, _ = metrics.roc_curve(positive, np.asarray(scores, dtype=np.float64), drop_intermediate=False)
+    return false, true
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,12 @@ import re
 import shutil
 from pathlib import Path
 
+import datasets
 import nbformat
 import pytest
 from paths import ROOT
 from PIL import Image
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from asgkit.backbones.base import BACKBONES
@@ -24,7 +26,7 @@ from asgkit.experiments import reproduce
 from asgkit.grids.load import GridRun
 from asgkit.runs.directory import RunDirectory, RunExists, read_log
 from asgkit.runs.packed_log import NAME, pack_log
-from asgkit.runs.wording import duration
+from asgkit.runs.wording import duration, table
 from asgkit.shapes.world import render_pool
 
 COMMANDS = ["doctor", "pretrain", "premise", "train", "eval", "report", "verify", "bench", "pool", "reproduce",
@@ -168,6 +170,15 @@ def test_brackets_in_a_message_are_shown_as_they_are(monkeypatch: pytest.MonkeyP
 
 
 # -- small commands -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", [r"a\[/x].png", r"a\\[b].png", "[red]x[/red].png", "[/].png"])
+def test_names_that_look_like_markup_are_shown_as_they_are(name: str) -> None:
+    """A backslash before a bracket once undid the escape, and a closing tag without its opening one is an error."""
+    shown = Console(width=200, force_terminal=False)
+    with shown.capture() as captured:
+        shown.print(table(name, ("file", "reason"), [(name, "broken")]))
+    assert captured.get().count(name) == 2
+
+
 def test_pool_counts_and_explains_skips() -> None:
     folder = Path(pool_of(2))
     Image.new("RGB", (40, 30), "red").save(folder / "photo.jpg")
@@ -176,6 +187,23 @@ def test_pool_counts_and_explains_skips() -> None:
     result = asgkit("pool", str(folder))
     assert result.exit_code == 0 and "3 of 5 image files can be used, 2 skipped" in result.output
     assert "torn.png" in result.output and "empty file" in result.output
+
+
+def test_pool_counts_prompts_and_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(Path("cache").resolve()))
+    Path("prompts.txt").write_text("a cat\n\na cat\n[/]\n")
+    result = asgkit("pool", "prompts.txt")
+    assert result.exit_code == 0 and "2 of 4 lines can be used, 2 skipped: a pool of prompts" in result.output
+    assert "the same as prompts.txt:1" in result.output
+    datasets.Dataset.from_dict({"a": ["x", "y"], "b": ["z", "z"]}).to_parquet("rows.parquet")
+    refused(asgkit("pool", "rows.parquet"), "Name one with pool.column; there are: a (prompts), b (prompts)")
+    result = asgkit("pool", "rows.parquet", "--column", "b")
+    assert result.exit_code == 0 and "1 of 2 rows of column 'b' can be used, 1 skipped" in result.output
+
+
+def test_a_run_on_prompts_is_refused_where_pictures_are_needed() -> None:
+    Path("prompts.txt").write_text("a cat\n")
+    refused(asgkit("train", "pool.path=prompts.txt"), "prompts.txt yields prompts, and recipe=asg needs pictures")
 
 
 def test_pool_of_no_images_is_refused() -> None:
@@ -256,7 +284,8 @@ def test_train_resume_and_eval(monkeypatch: pytest.MonkeyPatch) -> None:
     reproduce.publish(Path("r"), Path("fresh"), "tiny-ar-clean-joint-s42")
     reported = asgkit("report", "--results", "fresh", "--figures", "drawn")
     assert reported.exit_code == 0, reported.output
-    assert "table_joint" in reported.output and any(Path("drawn").iterdir())
+    assert "table_joint" in reported.output and any(Path("drawn", "ours").iterdir())
+    assert Path("fresh/measured/tables/README.md").is_file() and not any(Path("fresh").rglob("*.tex"))
     refused(asgkit("eval", "r", "--step", "9"), "kept are [1, 2]")
     curve = asgkit("eval", "r", "--curve")
     assert curve.exit_code == 0 and [row["step"] for row in scoring.read_curve(Path("r/curve.csv"))] == [0, 1, 2]
@@ -313,6 +342,7 @@ def test_the_oracle_control_gets_its_judge() -> None:
 
 def test_a_report_of_nothing_is_refused() -> None:
     refused(asgkit("report", "--results", "absent"), "no measured results in absent")
+    refused(asgkit("report", "--formats", "csv,pdf"), "unknown format 'pdf'; choose among csv, md, tex, html")
     assert not Path("figures").exists()
 
 

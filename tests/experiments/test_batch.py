@@ -23,7 +23,7 @@ from asgkit.experiments import batch
 from asgkit.experiments.batch import Batch, Task, check_parameters, content_hash, headline, prepare
 from asgkit.experiments.job import has_sentinel
 from asgkit.grids.load import GridRun
-from asgkit.report.tables.measured import Untraceable
+from asgkit.report.measured import Untraceable
 from asgkit.runs.files import write_json
 
 RUN = GridRun("smoke", "tiny-ar", "clean", "joint", 0, ("solver.framings=3",), False)
@@ -110,9 +110,10 @@ def test_what_is_done_is_skipped_by_its_hash_and_the_rest_is_made_again(tmp_path
 
 
 STOPPED = """
-import sys
+import signal, sys
 from pathlib import Path
 from asgkit.experiments.batch import Batch, Task
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell started the tests in the background
 work, notebook, place = map(Path, sys.argv[1:])
 task = Task("a", {"mode": "hang", "place": str(place), "token": "t1"}, "t1")
 try:
@@ -132,7 +133,7 @@ def gone(pid: int) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -15), (signal.SIGKILL, -9)])
 def test_stopping_ends_kernels_and_leaves_no_partial(tmp_path: Path, notebook: Path, how: int, code: int) -> None:
     waiting = task(tmp_path, "a", "hang")
     place = tmp_path / "marks" / "a"
@@ -141,8 +142,11 @@ def test_stopping_ends_kernels_and_leaves_no_partial(tmp_path: Path, notebook: P
         deadline = time.monotonic() + 60
         while not (kernels := list(place.iterdir())) and time.monotonic() < deadline:
             time.sleep(0.1)
-        process.send_signal(how)
-        assert process.wait(30) == code
+        try:
+            process.send_signal(how)
+            assert process.wait(30) == code
+        finally:
+            process.kill()  # a failed assertion must not wait for it for ever
     assert gone(int(kernels[0].name.removeprefix("start-")))
     held = Batch.open(tmp_path / "work", notebook)
     assert held.state(waiting) == "stopped"

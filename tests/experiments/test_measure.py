@@ -22,7 +22,7 @@ from asgkit.experiments.measure import (
     same_config,
 )
 from asgkit.grids.load import GridError, load_grid, make_experiment, shipped_grids
-from asgkit.report.tables.measured import Measurement, load_measured, same_items
+from asgkit.report.measured import Measurement, load_measured, same_items
 
 SIZES = {"per_family": 1, "per_tag": 1, "samples": 1}
 SMALL = ("schedule.images=2", "schedule.steps=2", "schedule.understanding=1", "schedule.generation=1", "precision=fp32",

@@ -26,8 +26,8 @@ from asgkit.experiments.premise import (
     print_premise,
     write_premise,
 )
-from asgkit.report.claims.premise import judge_premise
-from asgkit.report.tables.measured import Untraceable
+from asgkit.report.measured import Untraceable
+from asgkit.report.premise import judge_premise
 
 SMALL = {"per_family": 4, "per_tag": 2, "samples": 2, "groups": 4}
 

@@ -1,6 +1,7 @@
 """The image pool: awkward files, the schedule, resume."""
 
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,21 @@ def test_bad_files_are_counted_and_logged_with_reasons(tmp_path, caplog):
     assert "No such file" in reasons["gone.png"]
     assert not any(str(tmp_path) in reason for reason in reasons.values())
     assert "4 of 6 image files skipped" in caplog.text
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_is_skipped_and_not_waited_for(tmp_path):
+    fill(tmp_path, 2)
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "linked.png").symlink_to(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    pool = ImagePool(tmp_path)
+    assert pool.report.skipped == [("linked.png", "not a regular file"),
+                                   ("pipe.png", "not a regular file")]
+    (tmp_path / "001.png").unlink()
+    os.mkfifo(tmp_path / "001.png")
+    with pytest.raises(PoolError, match="001.png could be read at the start, not now"):
+        pool.load(1)
 
 
 def test_a_name_that_is_not_utf8_is_skipped(tmp_path):

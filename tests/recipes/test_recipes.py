@@ -14,12 +14,14 @@ from asgkit.config import ConfigError, resolve
 from asgkit.config.reads import reads
 from asgkit.errors import NonFiniteValue
 from asgkit.launch import open_backbone, train
-from asgkit.pool.folder import ImagePool, PoolError, PoolPrompt
+from asgkit.pool.base import PoolError
+from asgkit.pool.folder import ImagePool
+from asgkit.pool.open import open_pool
 from asgkit.recipes import RECIPES, load_recipe
 from asgkit.recipes.base import Recipe
 from asgkit.runs.directory import RunDirectory, load_checkpoint
 from asgkit.runs.schema import validate_record
-from asgkit.shapes.text import caption
+from asgkit.shapes.text import STYLES, caption, caption_styles
 from asgkit.shapes.world import render, sample_scene
 from asgkit.stages.judge import prompt_likelihood
 from asgkit.trainer import Trainer
@@ -179,43 +181,43 @@ def test_a_prompt_less_a_word_is_worth_less_on_right_drawings(tiny):
     assert gap.mean() > 1.0 and (gap > 0).float().mean() > 0.9
 
 
-class Prompts:
-    """A pool of prompts, as far as a trainer looks."""
-
-    kind = "prompts"
-
-    def __init__(self, texts: list[str]) -> None:
-        self.texts, self.position = texts, 0
-
-    def next_batch(self, n: int) -> list[PoolPrompt]:
-        picked = range(self.position, self.position + n)
-        self.position += n
-        return [PoolPrompt(f"prompts.txt:{i + 1}", i, self.texts[i % len(self.texts)]) for i in picked]
-
-    def state_dict(self) -> dict:
-        return {"position": self.position}
-
-
 def with_prompts(config, folder: Path, texts: list[str]):
-    return Trainer(config, open_backbone(config), Prompts(texts), RunDirectory.create(folder, config.model_dump()))
+    (folder.parent / "prompts.txt").write_text("".join(f"{text}\n" for text in texts))
+    pool = open_pool(folder.parent / "prompts.txt", seed=config.seed)
+    return Trainer(config, open_backbone(config), pool, RunDirectory.create(folder, config.model_dump()))
 
 
 def test_gvu_starts_from_prompts_alone_under_the_request_that_each_answers(pool_folder, tmp_path):
-    trainer = with_prompts(gvu_config(pool_folder), tmp_path / "run", ["red circle , blue square", "3 circles", ""])
+    texts = {"red circle , blue square": "objects", "3 circles": "count", "square left of cross": "relation"}
+    trainer = with_prompts(gvu_config(pool_folder), tmp_path / "run", list(texts))
     before = weights(trainer.backbone)
     records = trainer.train_step()
-    assert [r["prompt"] for r in records] == ["red circle , blue square", "3 circles", ""]
-    assert [r["prompt/request"].split()[-1] for r in records] == ["objects", "count", "objects"]
-    assert [r["image"] for r in records] == ["prompts.txt:1", "prompts.txt:2", "prompts.txt:3"]
+    assert {r["prompt"]: r["prompt/request"].split()[-1] for r in records} == texts
+    assert {r["image"] for r in records} == {"prompts.txt:1", "prompts.txt:2", "prompts.txt:3"}
     assert {r["picture/log_likelihood"] for r in records} == {None}
-    assert records[2]["generator/zero_variance"]  # an empty prompt says nothing of a drawing
     assert moved(before, trainer.backbone) == {"generator"}
 
 
+def test_an_empty_prompt_teaches_nothing(pool_folder, tmp_path, monkeypatch):
+    trainer = open_trainer(gvu_config(pool_folder), tmp_path / "run")
+    own = trainer.recipe.write_prompts
+    monkeypatch.setattr(trainer.recipe, "write_prompts", lambda shard: (["", *own(shard)[0][1:]], own(shard)[1]))
+    first, *others = trainer.train_step()
+    assert first["generator/zero_variance"] and set(first["generator/advantages"]) == {0.0}
+    assert not all(r["generator/zero_variance"] for r in others)
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_caption_is_read_under_the_request_of_its_own_form(tiny, style):
+    rng = np.random.default_rng(7)
+    found = [scene for scene in (sample_scene(rng, "dev") for _ in range(200)) if style in caption_styles(scene)]
+    requests = {tiny.spec.prompts.request_for(caption(scene, style)) for scene in found}
+    assert len(found) > 20 and requests == {f"<caption> {style}"}
+
+
 def test_a_recipe_that_needs_pictures_refuses_prompts(pool_folder, tmp_path):
-    with pytest.raises(PoolError, match="recipe=asg starts from pictures, and this pool holds prompts"):
+    with pytest.raises(PoolError, match="yields prompts, and recipe=asg needs pictures: give a folder of images"):
         with_prompts(small_config(pool_folder), tmp_path / "run", ["red circle"])
-    assert ImagePool.kind == "pictures"
 
 
 def test_a_control_that_acts_on_votes_is_refused(pool_folder, tmp_path):
@@ -264,7 +266,7 @@ def test_a_recipe_of_ones_own_trains_with_its_own_settings(pool_folder, tmp_path
 @pytest.mark.parametrize(("changes", "error", "message"), [
     ({"recipe": "own_recipes:Bright", "own.powr": 1}, ConfigError, "own.powr: Extra inputs"),
     ({"recipe": "own_recipes:Plain", "own.x": 1}, ConfigError, "own.x is set, and the recipe has no settings"),
-    ({"recipe": "own_recipes:Half"}, ValueError, "is no Recipe; asgkit.recipes.base lists"),
+    ({"recipe": "own_recipes:Half"}, ValueError, "since it has no name, needs, drawing, fields"),
     ({"recipe": "own_recipes:Absent"}, ValueError, "module own_recipes has no Absent"),
     ({"recipe": "no_such_module:Mine"}, ValueError, "recipe no_such_module:Mine: Python finds no module"),
     ({"recipe": "own recipes:Mine"}, ValueError, "must be of the form my_package.my_module:MyRecipe"),

@@ -11,8 +11,8 @@ from paths import RESULTS
 from report_data import BASE, make_results
 
 from asgkit.report.claims.claims import assess_all, load_claims
+from asgkit.report.measured import load_measured
 from asgkit.report.reading import claim_lines, flips, line_ends, shown
-from asgkit.report.tables.measured import load_measured
 from asgkit.stats.intervals import mcnemar
 
 CLAIMS = RESULTS / "claims.yaml"

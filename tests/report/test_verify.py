@@ -11,8 +11,9 @@ from PIL import Image
 from asgkit.report import verify as module
 from asgkit.report.audit.audit import as_json, as_markdown, run_audit
 from asgkit.report.build import build_report
+from asgkit.report.measured import load_measured
 from asgkit.report.page.page import fill_page
-from asgkit.report.tables.measured import load_measured
+from asgkit.report.tables.tables import forms_of
 from asgkit.report.verify import size_line, verify
 from asgkit.runs.files import sha256, write_json
 from asgkit.runs.packed_log import NAME, pack_log, read_packed_log
@@ -66,15 +67,15 @@ def test_nothing_to_check_is_an_error(tmp_path):
 
 
 def test_a_changed_table_cell_is_found(root):
-    path = root / "results/measured/table_joint.csv"
+    path = root / "results/measured/tables/table_joint.csv"
     lines = path.read_text().splitlines(keepends=True)
     lines[1] = lines[1].replace("measured", "reported", 1) if "measured" in lines[1] else lines[1] + "1"
     path.write_text("".join(lines))
-    assert "results/measured/table_joint.csv" in _paths(verify(root, rebuild=False))
+    assert "results/measured/tables/table_joint.csv" in _paths(verify(root, rebuild=False))
 
 
 def test_a_cell_changed_together_with_its_hash_is_found_by_the_rebuild(root):
-    path = root / "figures" / f"gains_{data.BASE}.csv"
+    path = root / "figures/ours" / f"gains_{data.BASE}.csv"
     text = path.read_text()
     cell = text.splitlines()[1].split(",")[4]
     path.write_text(text.replace(cell, "99.5", 1))
@@ -83,14 +84,14 @@ def test_a_cell_changed_together_with_its_hash_is_found_by_the_rebuild(root):
     content["outputs"][path.name] = sha256(path.read_bytes())
     sidecar.write_text(json.dumps(content))
     assert verify(root, rebuild=False) == []
-    assert _paths(verify(root)) == {f"figures/gains_{data.BASE}.csv"}
+    assert _paths(verify(root)) == {f"figures/ours/gains_{data.BASE}.csv"}
 
 
 def test_a_changed_number_on_the_results_page_is_found(root):
     page = root / "results/measured/README.md"
     block = ("<!-- arms\ngrid: headline\narms: [joint]\ncolumns:\n  answers: [answers/single, base]\n-->\n"
              "<!-- end of arms -->\n")
-    page.write_text(fill_page(block, root / "results/measured"))
+    page.write_text(fill_page(block, root / "results/measured/tables"))
     assert verify(root) == []
     page.write_text(page.read_text().replace("| 2 |", "| 5 |"))
     assert _paths(verify(root)) == {"results/measured/README.md"}
@@ -101,11 +102,11 @@ def test_a_changed_log_line_is_found(root):
     next(r for r in records if r.get("solver/token_entropy") == 0.75)["solver/token_entropy"] = 0.76
     pack_log(records, root / LOG)
     found = verify(root)
-    assert LOG in _paths(found) and f"figures/signals_{data.BASE}.csv" in _paths(found)
+    assert LOG in _paths(found) and f"figures/ours/signals_{data.BASE}.csv" in _paths(found)
 
 
 def test_a_changed_pixel_is_found_even_with_the_provenance_kept(root):
-    path = root / "figures" / f"gains_{data.BASE}.png"
+    path = root / "figures/ours" / f"gains_{data.BASE}.png"
     with Image.open(path) as image:
         text, picture = image.info["asgkit"], image.copy()
     picture.putpixel((5, 5), (255, 0, 0, 255))
@@ -114,11 +115,11 @@ def test_a_changed_pixel_is_found_even_with_the_provenance_kept(root):
     held = PngInfo()
     held.add_text("asgkit", text)
     picture.save(path, pnginfo=held)
-    assert f"figures/gains_{data.BASE}.png" in _paths(verify(root, rebuild=False))
+    assert f"figures/ours/gains_{data.BASE}.png" in _paths(verify(root, rebuild=False))
 
 
 def test_a_picture_without_its_provenance_is_found(root):
-    path = root / "figures" / f"gains_{data.BASE}.png"
+    path = root / "figures/ours" / f"gains_{data.BASE}.png"
     with Image.open(path) as image:
         picture = image.copy()
     picture.save(path)
@@ -127,18 +128,18 @@ def test_a_picture_without_its_provenance_is_found(root):
 
 
 def test_a_pdf_whose_provenance_was_changed_is_found(root):
-    path = root / "figures" / f"gains_{data.BASE}.pdf"
+    path = root / "figures/ours" / f"gains_{data.BASE}.pdf"
     path.write_bytes(path.read_bytes().replace(b"asgkit report", b"asgkit rep0rt", 1))
-    found = [f.problem for f in verify(root, rebuild=False) if f.path == f"figures/gains_{data.BASE}.pdf"]
+    found = [f.problem for f in verify(root, rebuild=False) if f.path == f"figures/ours/gains_{data.BASE}.pdf"]
     assert found == ["changed since the report was built", "its embedded provenance is not that of its JSON"]
 
 
 def test_missing_files_and_broken_sidecars_are_found(root):
-    (root / "figures" / f"gains_{data.BASE}.pdf").unlink()
-    (root / "figures" / f"signals_{data.BASE}.json").write_text("{}")
+    (root / "figures/ours" / f"gains_{data.BASE}.pdf").unlink()
+    (root / "figures/ours" / f"signals_{data.BASE}.json").write_text("{}")
     found = {f.path: f.problem for f in verify(root, rebuild=False)}
-    assert found[f"figures/gains_{data.BASE}.pdf"] == "missing"
-    assert "not a provenance sidecar" in found[f"figures/signals_{data.BASE}.json"]
+    assert found[f"figures/ours/gains_{data.BASE}.pdf"] == "missing"
+    assert "not a provenance sidecar" in found[f"figures/ours/signals_{data.BASE}.json"]
 
 
 def test_a_changed_score_stops_the_rebuild(root):
@@ -156,30 +157,59 @@ def test_a_second_build_changes_no_byte(root):
     assert {p: p.read_bytes() for p in before} == before
 
 
+@pytest.mark.parametrize("page", ["figures/ours/README.md", "results/measured/tables/README.md",
+                                  "results/paper/tables/README.md"])
+def test_an_index_page_that_was_changed_or_deleted_is_found(root, page):
+    path = root / page
+    path.write_text(path.read_text().replace("](", "](no-", 1))
+    assert {f.path: f.problem for f in verify(root)} == {
+        page: "not the page of what was measured; make it again: asgkit report"}
+    path.unlink()
+    assert {f.path: f.problem for f in verify(root)} == {page: "missing; make it: asgkit report"}
+
+
 # -- tables of the experiments, published layouts, audit ------------------------------------------------------------
-TABLES = ("measured/table_families", "measured/table_headline", "measured/table_twin_2", "paper/tables/table_4")
+TABLES = (*(f"measured/tables/table_{name}" for name in ("families", "headline", "twin_2")), "paper/tables/table_4")
 
 
 @pytest.mark.parametrize("stem", TABLES)
-@pytest.mark.parametrize("suffix", [".md", ".tex", ".html"])
-def test_a_changed_cell_of_any_form_of_a_table_is_found(root, stem, suffix):
-    path = root / "results" / f"{stem}{suffix}"
+def test_a_changed_cell_of_a_kept_table_is_found_by_its_hash(root, stem):
+    path = root / "results" / f"{stem}.md"
+    _change_last_digit(path)
+    assert f"results/{stem}.md" in _paths(verify(root, rebuild=False))
+
+
+def _change_last_digit(path):
     text = path.read_text()
     digit = next(i for i in range(len(text) - 1, 0, -1) if text[i].isdigit())
     path.write_text(text[:digit] + str((int(text[digit]) + 1) % 10) + text[digit + 1 :])
-    assert f"results/{stem}{suffix}" in _paths(verify(root, rebuild=False))
 
 
-def test_a_cell_changed_together_with_its_hash_is_found_in_html_too_and_a_deleted_table_is_missed(root):
-    path = root / "results/measured/table_headline.html"
+def test_forms_on_demand_change_no_other_file_and_are_verified_like_them(root):
+    files = sorted(p for folder in ("figures", "results") for p in (root / folder).rglob("*") if p.is_file())
+    before = {p: p.read_bytes() for p in files}
+    written = build_report(root / "results", root / "figures", forms=forms_of("html, tex"))
+    assert {p: p.read_bytes() for p in before} == before
+    on_demand = [p for p in written if p.suffix in (".tex", ".html")]
+    assert len(on_demand) == 2 * len([p for p in written if p.suffix == ".md" and p.name.startswith("table_")])
+    assert verify(root) == []
+    changed = [root / "results" / f"{stem}{end}" for stem, end in zip(TABLES, [".tex", ".html"] * 2, strict=True)]
+    for path in changed:
+        _change_last_digit(path)
+    assert _paths(verify(root)) == {path.relative_to(root).as_posix() for path in changed}
+
+
+def test_a_cell_of_text_changed_together_with_its_hash_is_found_and_a_deleted_table_is_missed(root):
+    path = root / "results/measured/tables/table_headline.md"
     path.write_text(path.read_text().replace("joint", "j0int", 1))
     sidecar = path.with_suffix(".json")
     content = json.loads(sidecar.read_text())
     content["outputs"][path.name] = sha256(path.read_bytes())
     sidecar.write_text(json.dumps(content))
-    for path in (root / "results/measured").glob("table_twin_2.*"):
+    for path in (root / "results/measured/tables").glob("table_twin_2.*"):
         path.unlink()
-    assert _paths(verify(root)) == {"results/measured/table_headline.html", "results/measured/table_twin_2.json"}
+    assert _paths(verify(root)) == {f"results/measured/tables/{name}" for name in ("table_headline.md",
+                                                                                   "table_twin_2.json")}
 
 
 def test_a_changed_published_number_is_found_in_layout_and_audit(root):
@@ -188,8 +218,7 @@ def test_a_changed_published_number_is_found_in_layout_and_audit(root):
     path.write_text(path.read_text().replace("52.8", "58.2", 1))
     sidecar = root / "results/paper/tables/table_4.json"
     sidecar.write_text(sidecar.read_text().replace(sha256(old), sha256(path.read_bytes())))
-    assert _paths(verify(root)) == {"results/audit.json", "results/audit.md"} | {
-        f"results/paper/tables/table_4{suffix}" for suffix in (".md", ".tex", ".html")}
+    assert _paths(verify(root)) == {"results/audit.json", "results/audit.md", "results/paper/tables/table_4.md"}
     path.write_text(path.read_text().replace("58.2", "many", 1))
     assert "results/paper" in _paths(verify(root, rebuild=False))
 
@@ -215,10 +244,10 @@ def test_no_reported_number_stands_in_a_measured_table(root):
     """Every tidy table under results/measured is measured throughout; layouts are reported throughout."""
     import pandas as pd
 
-    for path in (root / "results/measured").glob("table_*.csv"):
+    for path in (root / "results/measured/tables").glob("table_*.csv"):
         frame = pd.read_csv(path)
         assert set(frame["source"]) <= {"measured"}, path.name  # an empty table has none
     runs = {run.name for run in load_measured(root / "results").runs} | {data.BASE}
-    twin = pd.read_csv(root / "results/measured/table_twin_2.csv")
+    twin = pd.read_csv(root / "results/measured/tables/table_twin_2.csv")
     assert {name for ids in twin["run_ids"] for name in ids.split()} <= runs
     assert json.loads((root / "results/paper/tables/table_2.json").read_text())["source"] == "reported"

@@ -34,7 +34,7 @@ from asgkit.scale.team import Team
 from asgkit.trainer import Trainer
 
 READY = [name for name in base.BACKBONES if (CHECKPOINTS / f"{name}-clean.safetensors").is_file()]
-LAUNCHERS = Path(base.__file__).parents[1] / "launchers"
+LAUNCHERS = Path(base.__file__).parents[1] / "scale" / "launchers"
 STEPS = 6  # U U G U U G
 # Everything with a memory is switched on: dropout, momentum, an adaptive KL, replay, a warm-up.
 MEMORY = {"schedule.understanding": 2, "schedule.generation": 1, "schedule.steps": STEPS, "checkpoint.every": 3,

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rich.console import Console
+from rich.progress import track
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from asgkit.backbones.reader import select_rows
 from asgkit.backbones.tiny.codes import build_codebook, encode, halve, patches, to_tensor
@@ -121,7 +122,7 @@ def train(network: TinyReader, config: PretrainConfig, log: Path, progress: bool
     cast = torch.autocast("cpu", torch.bfloat16) if config.precision == "bf16" else nullcontext()
     began = time.time()
     with log.open("w") as file:
-        for step in tqdm(range(config.steps), disable=not progress, desc="pretrain"):
+        for step in track(range(config.steps), "pretrain", console=Console(stderr=True), disable=not progress):
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * _rate(config, step)
             batch = sampler.batch()

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rich.console import Console
+from rich.progress import track
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from asgkit.backbones.noise import draw_times
 from asgkit.backbones.tiny.codes import to_tensor
@@ -98,7 +99,7 @@ def train_codec(codec: CellAutoencoder, config: LatentConfig, progress: bool = T
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.codec_steps)
     n, rare = config.codec_cells, config.codec_cells * 4 // 5
     codec.train()
-    for _ in tqdm(range(config.codec_steps), disable=not progress, desc="codec"):
+    for _ in track(range(config.codec_steps), "codec", console=Console(stderr=True), disable=not progress):
         picked = distinct[torch.multinomial(weights, rare, replacement=True, generator=generator)]
         shown = torch.cat([picked, cells[torch.randint(len(cells), (n - rare,), generator=generator)]])
         sigma = 0.5 * torch.rand(n, 1, 1, 1, generator=generator)
@@ -166,7 +167,8 @@ def train_head(network: LatentNetwork, config: LatentConfig, log: Path, progress
     average = [p.detach().clone() for p in parameters]
     began = time.time()
     with log.open("a") as file:
-        for step in tqdm(range(config.steps), disable=not progress, desc=f"draw ({network.paradigm})"):
+        for step in track(range(config.steps), f"draw ({network.paradigm})", console=Console(stderr=True),
+                          disable=not progress):
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * _rate(config, step)
             loss = _head_loss(network, data, config, tokenizer, rng)

@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 from asgkit.report.claims.rules import POINTS, Arms, Found, Identical, Rule, Strict
 from asgkit.report.claims.series import Curve, Lead, Tracking, Trend
 from asgkit.report.claims.signals import Detector, Gap, Premise, Together, Within
-from asgkit.report.tables.measured import Measured
+from asgkit.report.measured import Measured
 
 SUPPORTED, CONTRADICTED, INCONCLUSIVE, NOT_TESTED = "supported", "contradicted", "inconclusive", "not tested here"
 VERDICTS = (SUPPORTED, CONTRADICTED, INCONCLUSIVE, NOT_TESTED)

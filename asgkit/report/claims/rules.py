@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from asgkit.report.tables.measured import Measured, Measurement, Run, Untraceable, same_items
+from asgkit.report.measured import Measured, Measurement, Run, Untraceable, same_items
 from asgkit.shapes.benchmark import TAGS
 from asgkit.stats.intervals import Interval, difference_between_arms, paired_bootstrap
 

@@ -15,7 +15,7 @@ from pydantic import Field
 from scipy.stats import rankdata, t
 
 from asgkit.report.claims.rules import Found, Rule, lacks, runs_of
-from asgkit.report.tables.measured import Measured, Measurement, Run, Untraceable
+from asgkit.report.measured import Measured, Measurement, Run, Untraceable
 from asgkit.runs.packed_log import read_packed_log
 from asgkit.shapes.text import FAMILIES
 

@@ -13,7 +13,7 @@ from scipy.stats import norm, rankdata
 from sklearn.linear_model import LogisticRegression
 
 from asgkit.report.claims.rules import POINTS, Found, Rule, lacks, metric_values
-from asgkit.report.tables.measured import Measured, Untraceable
+from asgkit.report.measured import Measured, Untraceable
 from asgkit.stats.intervals import paired_bootstrap
 
 FEWEST = 10  # wrong and right items that an area under the curve needs to say anything

@@ -11,7 +11,7 @@ from asgkit.report.figures.ours import by_base
 from asgkit.report.figures.panels import End, dotted, label_ends
 from asgkit.report.figures.series import COLUMNS, Made, arm_runs
 from asgkit.report.figures.style import OKABE_ITO
-from asgkit.report.tables.measured import Measured, Measurement
+from asgkit.report.measured import Measured, Measurement
 
 MODES = {"real": ("own picture", OKABE_ITO["blue"], "o"), "shuffled": ("another's", OKABE_ITO["vermillion"], "s"),
          "blank": ("grey", OKABE_ITO["orange"], "^"), "none": ("none", OKABE_ITO["purple"], "D")}

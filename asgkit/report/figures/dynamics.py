@@ -35,7 +35,7 @@ from asgkit.report.figures.series import (
     stack,
 )
 from asgkit.report.figures.style import TEXT_WIDTH, arm_style, backbone_style, styled
-from asgkit.report.tables.measured import MAIN, Measured, Run
+from asgkit.report.measured import MAIN, Measured, Run
 
 LOOPS = {"joint": "asgkit batch headline", "u-only": "asgkit batch coupling", "g-only": "asgkit batch coupling"}
 SILENT = {"answers": "g-only", "drawings": "u-only"}  # the arm that logs nothing of a side

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from asgkit.backbones.base import Backbone, Role
-from asgkit.report.tables.measured import Measurement, same_items
+from asgkit.report.measured import Measurement, same_items
 from asgkit.shapes.benchmark import drawing_benchmark, vqa_benchmark
 from asgkit.solve import normalise_answer
 

@@ -35,7 +35,7 @@ from asgkit.report.figures.series import (
     stack,
 )
 from asgkit.report.figures.style import OKABE_ITO, TEXT_WIDTH, arm_order, arm_style, styled
-from asgkit.report.tables.measured import MAIN, Measured, Measurement, Run
+from asgkit.report.measured import MAIN, Measured, Measurement, Run
 from asgkit.stats.intervals import auroc
 
 AGREEMENT, TRUTH = OKABE_ITO["vermillion"], OKABE_ITO["blue"]  # what the loop sees, and what it does not

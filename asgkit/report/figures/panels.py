@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from asgkit.report.figures.series import COLUMNS, WINDOW, moving, over_seeds
-from asgkit.report.tables.measured import Run
+from asgkit.report.measured import Run
 
 HALO = [withStroke(linewidth=1.5, foreground="white")]  # of words that may lie on lines
 

@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
 
+from asgkit.report.figures.categories import legend_handles, means_and_seeds
 from asgkit.report.figures.style import OKABE_ITO, TEXT_WIDTH, arm_order, arm_style, styled
-from asgkit.report.tables.measured import MAIN
+from asgkit.report.measured import MAIN
 from asgkit.stats.intervals import roc_curve
 
 Drawn = tuple[Figure, pd.DataFrame]
@@ -48,10 +49,10 @@ def learning_curve(curves: pd.DataFrame, base_scores: Mapping[str, float]) -> Dr
     return fig, pd.concat(parts, ignore_index=True)[["arm", "seed", "step", "side", "metric", "value"]]
 
 
-def _legend_above(fig: Figure, columns: int = 5) -> None:
+def _legend_above(fig: Figure) -> None:
     """One legend above all panels, where it can hide no point; equal labels are named once."""
     found = {label: handle for ax in fig.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    fig.legend(list(found.values()), list(found), loc="outside upper center", ncols=columns, handlelength=1.6,
+    fig.legend(list(found.values()), list(found), loc="outside upper center", ncols=5, handlelength=1.6,
                columnspacing=1.2)
 
 
@@ -71,26 +72,20 @@ def forest(table: pd.DataFrame, points: pd.DataFrame) -> Drawn:
 
     table: rows of one base (arm, metric, delta, low, high, seeds, n); points: rows (arm, seed, metric, delta).
     """
-    metrics, arms = list(dict.fromkeys(table["metric"])), arm_order(table["arm"])
-    fig = Figure(figsize=(TEXT_WIDTH, 1.0 + 0.11 * len(metrics) * max(2, len(arms))), layout="constrained")
-    ax = fig.subplots()
-    step = 0.75 / max(2, len(arms))  # all arms of a metric stay within its row
-    place = {m: i for i, m in enumerate(metrics)}
-    for j, arm in enumerate(arms):
-        colour, marker = arm_style(arm)
-        shift = step * (j - (len(arms) - 1) / 2)
-        own, dots = table[table["arm"] == arm], points[points["arm"] == arm]
-        y = own["metric"].map(place) + shift
-        ax.errorbar(own["delta"], y, xerr=[own["delta"] - own["low"], own["high"] - own["delta"]], fmt=marker, ms=3,
-                    color=colour, lw=0.9, label=f"{arm} ({own['seeds'].max()} seeds)")
-        ax.plot(dots["delta"], dots["metric"].map(place).astype(float) + shift, ".", color=colour, ms=2, alpha=0.5)
-    ax.axvline(0, color="0.4", lw=0.7)
-    ax.set_yticks(range(len(metrics)), [f"{m} (n={table.loc[table['metric'] == m, 'n'].iloc[0]})" for m in metrics])
-    ax.invert_yaxis()
-    ax.set_xlabel("evolved - base (points), 95% interval")
-    _legend_above(fig, columns=3)
+    counts, arms = table.groupby("metric", sort=False)["n"].first(), arm_order(table["arm"])
     both = pd.concat([table.assign(kind="mean"), points.assign(kind="seed")], ignore_index=True)
-    return fig, both[["kind", "arm", "seed", "metric", "delta", "low", "high", "seeds", "n"]]
+    both = both[["kind", "arm", "seed", "metric", "delta", "low", "high", "seeds", "n"]]
+    fig = Figure(figsize=(TEXT_WIDTH, 1.0 + 0.11 * len(counts) * max(2, len(arms))), layout="constrained")
+    ax = fig.subplots()
+    ax.axvline(0, color="0.4", lw=0.7)
+    label = {arm: f"{arm} ({table.loc[table['arm'] == arm, 'seeds'].max()} seeds)" for arm in arms}
+    means_and_seeds(ax, both, value="delta", rows=("metric", list(counts.index)),
+                    groups=("arm", {arm: arm_style(arm) for arm in arms}))
+    ax.set_yticks(range(len(counts)), [f"{metric} (n={count})" for metric, count in counts.items()])
+    ax.set_xlabel("evolved - base (points), 95% interval")
+    fig.legend(handles=legend_handles({label[arm]: arm_style(arm) for arm in arms}), loc="outside upper center",
+               ncols=3, columnspacing=1.2)
+    return fig, both
 
 
 @styled

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from asgkit.report.figures.categories import means_and_seeds
 from asgkit.report.figures.panels import absent, blank, column_title, foot, note, points
 from asgkit.report.figures.series import (
     CLEAN,
@@ -26,12 +27,13 @@ from asgkit.report.figures.series import (
     missing,
     signal,
 )
-from asgkit.report.figures.style import OKABE_ITO, TEXT_WIDTH, styled
-from asgkit.report.tables.measured import MAIN, Measured, Run
+from asgkit.report.figures.style import OKABE_ITO, TEXT_WIDTH, THIRDS, styled
+from asgkit.report.measured import MAIN, Measured, Run
 
 WITHIN = {"generator/rewards": "R_g", "generator/fidelity": "S_fid", "generator/cycle": "S_cyc",
           "generator/text_similarity": "text sim.", "generator/image_text_similarity": "image-text sim.",
           "generator/diversity": "S_div"}
+EARLY_LATE = {"early": (THIRDS["early"], "o"), "late": (THIRDS["late"], "s")}  # thirds of training that are compared
 LAGS = tuple(range(-8, 9))
 BLOCK = 4  # cycles that a block of the bootstrap holds
 PAIRS = (("solver/majority_fraction", "majority fraction"), ("solver/token_entropy", "STE"))
@@ -129,8 +131,8 @@ def figure_s1_within(measured: Measured) -> Made:
 
 @styled
 def _figure_s1_within(used: list[Run]) -> Made:
-    fig = Figure(figsize=(TEXT_WIDTH, 2.5), layout="constrained")
-    parts, axes = [], fig.subplots(1, len(CLEAN), sharey=True)
+    fig = Figure(figsize=(TEXT_WIDTH, 2.9), layout="constrained")
+    parts, axes = [], fig.subplots(1, len(CLEAN), sharex=True, sharey=True)
     for ax, base in zip(axes, CLEAN, strict=True):
         runs = [run for run in used if run.base == base]
         column_title(ax, base, runs)
@@ -138,30 +140,31 @@ def _figure_s1_within(used: list[Run]) -> Made:
         if not runs:
             parts.append(absent(ax, "no oracle run\nasgkit batch headline"))
             continue
-        parts.append(_within(ax, runs).assign(base=base))
-    axes[0].set_yticks(range(len(WITHIN)), list(WITHIN.values()))
-    axes[0].invert_yaxis()
+        parts.append(_within(runs).assign(base=base))
+        means_and_seeds(ax, parts[-1], value="value", rows=("signal", list(WITHIN.values())),
+                        groups=("third", EARLY_LATE))
+        ax.set_xlabel("")
+    axes[0].set_ylim(len(WITHIN) - 0.5, -0.5)
     axes[1].set_xlabel("Spearman's correlation with truth, within a prompt")
-    foot(fig, "open: first third of the steps, filled: last third; dots: seeds; bars: 95% over groups of drawings")
+    foot(fig, "circles: first third of the steps, squares: last third; small dots: seeds; bars: 95% over groups of "
+              "drawings")
     return fig, points(parts), used
 
 
-def _within(ax: Axes, runs: Sequence[Run]) -> pd.DataFrame:
+def _within(runs: Sequence[Run]) -> pd.DataFrame:
     groups, rows = [candidate_groups(run) for run in runs], []
-    for i, (name, label) in enumerate(WITHIN.items()):
-        for third, shift, face in (("early", -0.17, "white"), ("late", 0.17, OKABE_ITO["blue"])):
+    for name, label in WITHIN.items():
+        for third in EARLY_LATE:
             held = [one[one["third"] == third] for one in groups]
             found = [group_correlations(np.stack(one[name]), np.stack(one["truth"])) for one in held]
             every = np.concatenate(found)
             if len(every) < 2:
                 continue
             mean, half = every.mean(), 1.96 * every.std(ddof=1) / np.sqrt(len(every))
-            ax.errorbar(mean, i + shift, xerr=half, fmt="o", ms=4, color=OKABE_ITO["blue"], mfc=face, lw=0.9)
             head = {"signal": label, "third": third}
             rows.append({**head, "kind": "mean", "value": mean, "low": mean - half, "high": mean + half,
                          "groups": len(every)})
             own = [(run.seed, one.mean()) for run, one in zip(runs, found, strict=True) if len(one)]
-            ax.plot([r for _, r in own], [i + shift] * len(own), ".", color=OKABE_ITO["black"], ms=2.5, zorder=4)
             rows += [{**head, "kind": "seed", "seed": seed, "value": r} for seed, r in own]
     return pd.DataFrame(rows)
 

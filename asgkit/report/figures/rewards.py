@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
 from asgkit.grids.load import shipped_grids
+from asgkit.report.figures.categories import legend_handles, means_and_seeds
 from asgkit.report.figures.panels import HALO, blank, column_title, foot, points
 from asgkit.report.figures.series import (
     SHOWN,
@@ -26,7 +28,7 @@ from asgkit.report.figures.series import (
     missing,
 )
 from asgkit.report.figures.style import OKABE_ITO, TEXT_WIDTH, arm_style, styled
-from asgkit.report.tables.measured import MAIN, Measured, Measurement, Run
+from asgkit.report.measured import MAIN, Measured, Measurement, Run
 from asgkit.stats.intervals import Interval, paired_bootstrap
 
 METRIC = "drawings/overall"
@@ -36,6 +38,7 @@ CONTROLS = {  # of the Generator's reward: colour, marker, name
     "constant": (OKABE_ITO["sky"], "v", "constant rewards"), "oracle": (OKABE_ITO["green"], "^", "truth"),
     "permuted": (OKABE_ITO["purple"], "X", "permuted rewards"),
 }
+REWARDS = {name: (colour, marker) for colour, marker, name in CONTROLS.values()}
 TRUTH_ARMS = ("joint", "g-only", "g-long", "random", "oracle")  # whose drawing score is measured on checkpoints
 
 
@@ -176,43 +179,54 @@ def generator_updates(measured: Measured) -> Made:
 @styled
 def _generator_updates(measured: Measured, arms: Mapping[str, Sequence[str]]) -> Made:
     fig = Figure(figsize=(TEXT_WIDTH, 0.9 + 0.23 * len(arms)), layout="constrained")
-    axes, parts, used = fig.subplots(1, 2, sharey=True), [], []
+    axes, (parts, used) = fig.subplots(1, 2, sharey=True), _gains_of(measured, arms)
+    table = points(parts)
+    shown = {name: style for name, style in REWARDS.items() if (table["reward"] == name).any()}
     for ax, base in zip(axes, UPDATED, strict=True):
         ax.axvline(0, color="0.6", lw=0.6)
-        ax.set_title(base)
-        for y, (arm, backbones) in enumerate(arms.items()):
-            runs = arm_runs(measured, base, arm)
-            if not runs or base not in measured.bases:
-                planned = base.startswith(tuple(f"{name}-" for name in backbones))
-                why = "not run" if planned else "not in the grid"
-                ax.annotate(why, (0.99, y), xycoords=("axes fraction", "data"), ha="right", va="center",
-                            fontsize=5, color="0.6", path_effects=HALO)
-                parts.append(pd.DataFrame([{"base": base, "arm": arm, "kind": why}]))
-                continue
-            parts.append(_forest_row(ax, y, measured.bases[base], runs).assign(base=base, arm=arm))
-            used += [measured.bases[base], *runs]
+        own = table[table["base"] == base]
+        means_and_seeds(ax, own, value="gain", rows=("arm", list(arms)), groups=("reward", shown), apart=False)
+        _say_missing(ax, own[~own["kind"].isin(["mean", "seed"])], list(arms))
         ax.set_xscale("symlog", linthresh=10)  # a rule that breaks the model must not hide the others
         ax.set_xticks([-50, -10, -5, 0, 5, 10, 20], ["-50", "-10", "-5", "0", "5", "10", "20"])
-        ax.set(xlabel="drawing gain (points)", xlim=(-85, 30))
-    axes[0].set_yticks(range(len(arms)), list(arms))
+        ax.set(title=base, xlabel="drawing gain (points)", xlim=(-85, 30))
     axes[0].set_ylim(len(arms) - 0.5, -0.5)
-    handles = [axes[0].plot([], [], marker, color=colour, ms=4, label=name)[0] for colour, marker, name in
-               (CONTROLS[key] for key in ("", "random", "constant"))]
-    fig.legend(handles=handles, loc="outside upper center", ncols=3)
+    fig.legend(handles=legend_handles(shown), loc="outside upper center", ncols=3)
     foot(fig, "small dots: seeds; bars: 95% over prompts and seeds; linear to 10 points, then logarithmic; what is not "
               "run: asgkit batch generator_updates, g-only: asgkit batch coupling")
-    return fig, points(parts), used
+    return fig, table.drop(columns="reward"), used
 
 
-def _forest_row(ax: Axes, y: int, held: Measurement, runs: Sequence[Run]) -> pd.DataFrame:
-    colour, marker, _ = CONTROLS[runs[0].config.get("control", "")]
+def _gains_of(measured: Measured, arms: Mapping[str, Sequence[str]]) -> tuple[list[pd.DataFrame], list[Measurement]]:
+    """A frame per base and arm, of its mean and seeds or of why it has none, and what they rest on."""
+    parts: list[pd.DataFrame] = []
+    used: list[Measurement] = []
+    for base, (arm, backbones) in product(UPDATED, arms.items()):
+        runs = arm_runs(measured, base, arm)
+        if runs and base in measured.bases:
+            reward = CONTROLS[runs[0].config.get("control", "")][2]
+            parts.append(_gain_rows(measured.bases[base], runs).assign(base=base, arm=arm, reward=reward))
+            used += [measured.bases[base], *runs]
+        else:
+            planned = base.startswith(tuple(f"{name}-" for name in backbones))
+            why = "not run" if planned else "not in the grid"
+            parts.append(pd.DataFrame([{"base": base, "arm": arm, "kind": why}]))
+    return parts, used
+
+
+def _gain_rows(held: Measurement, runs: Sequence[Run]) -> pd.DataFrame:
     found, seeds = gain(held, runs)
     x, low, high = (100 * v for v in (found.delta, found.low, found.high))
-    ax.errorbar([x], [y], xerr=[[x - low], [high - x]], fmt=marker, color=colour, ms=4, lw=0.9)
-    ax.plot(100 * seeds, [y + 0.25] * len(seeds), ".", color=colour, ms=2.5, alpha=0.7)
     return pd.DataFrame([{"kind": "mean", "gain": x, "low": low, "high": high},
                          *({"kind": "seed", "seed": run.seed, "gain": 100 * value}
                            for run, value in zip(runs, seeds, strict=True))])
+
+
+def _say_missing(ax: Axes, missing: pd.DataFrame, rows: Sequence[str]) -> None:
+    """In the row of an arm without runs: why it has none."""
+    for arm, why in zip(missing["arm"], missing["kind"], strict=True):
+        ax.annotate(why, (0.99, rows.index(arm)), xycoords=("axes fraction", "data"), ha="right", va="center",
+                    fontsize=6, color="0.5", path_effects=HALO)
 
 
 def reward_truth(measured: Measured) -> Made:

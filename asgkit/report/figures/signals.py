@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from asgkit.report.figures.panels import End, foot, label_ends, note, points, smoothed
 from asgkit.report.figures.series import Made, arm_runs, auroc_half, has_log, mean_half, missing, signals
 from asgkit.report.figures.style import OKABE_ITO, TEXT_WIDTH, THIRDS, styled
-from asgkit.report.tables.measured import Measured, Measurement, Run
+from asgkit.report.measured import Measured, Measurement, Run
 from asgkit.stats.intervals import auroc
 
 LEVELS = np.linspace(0.0, 1.0, 101)  # of the distribution of STE

@@ -26,10 +26,10 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from asgkit.report.measured import Untraceable
+from asgkit.report.places import PAGE
 from asgkit.report.tables.arms import BASE
-from asgkit.report.tables.measured import Untraceable
 
-PAGE = "README.md"
 BLOCK = re.compile(r"<!-- arms\n(?P<asked>.*?)-->\n(?P<table>.*?)<!-- end of arms -->\n", re.DOTALL)
 ALL = ["*"]
 REFERENCE = "reference"  # whichever arm the grid holds an arm against
@@ -59,6 +59,7 @@ def write_page(source: Path, tables: Path, target: Path) -> list[Path]:
     """Write the page of `source` filled from `tables` to `target`; nothing where there is no page."""
     if not source.is_file():
         return []
+    target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(fill_page(source.read_text(encoding="utf-8"), tables), encoding="utf-8")
     return [target]
 

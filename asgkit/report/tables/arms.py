@@ -12,9 +12,9 @@ import pandas as pd
 from asgkit.config import measured_name, resolve
 from asgkit.grids.experiment import same_config
 from asgkit.grids.load import Grid, GridRun, load_grid, shipped_grids
+from asgkit.report.measured import Measured, Run
 from asgkit.report.tables.families import counted, seed_note
 from asgkit.report.tables.gains import EXACT, Gains
-from asgkit.report.tables.measured import Measured, Run
 from asgkit.report.tables.tables import designed, refuse_untraced, texts
 
 ARM_METRICS = ("answers/single", "answers/majority", "answers/canonical", "answers/sampled", "drawings/overall",

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from asgkit.report.measured import Measured, Measurement, Run
 from asgkit.report.tables.gains import Gains
-from asgkit.report.tables.measured import Measured, Measurement, Run
 from asgkit.report.tables.tables import refuse_untraced, texts
 from asgkit.stats.intervals import Interval, paired_bootstrap
 

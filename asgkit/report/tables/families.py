@@ -16,9 +16,9 @@ import pandas as pd
 
 from asgkit.config import measured_name
 from asgkit.grids.load import find_grid, load_grid
-from asgkit.report.claims.premise import ROOM, judge_premise, state_of
+from asgkit.report.measured import Measured, Measurement, Run
+from asgkit.report.premise import ROOM, judge_premise, state_of
 from asgkit.report.tables.gains import Gain, Gains
-from asgkit.report.tables.measured import Measured, Measurement, Run
 from asgkit.report.tables.tables import METRICS, refuse_untraced, texts
 
 FAMILY_METRICS = tuple(metric for metric in METRICS if metric != "answers/agreement")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from asgkit.report.tables.measured import Measured, Measurement, Run, same_items, unchanged
+from asgkit.report.measured import Measured, Measurement, Run, same_items, unchanged
 from asgkit.stats.intervals import Interval, ItemDraws, draw_items, interval_between, interval_of, p_value
 
 BOTH, MATCHED, APART = "items and seeds", "items and seeds, seeds matched", "items and seeds, seeds apart"

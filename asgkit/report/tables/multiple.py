@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
+from asgkit.report.measured import MAIN, Measured
 from asgkit.report.tables.arms import Plan
 from asgkit.report.tables.gains import Gains
-from asgkit.report.tables.measured import MAIN, Measured
 from asgkit.report.tables.tables import refuse_untraced, texts
 from asgkit.stats.intervals import holm
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from asgkit.report.tables.measured import Measured, Run
+from asgkit.report.measured import Measured, Run
 from asgkit.shapes.text import answer_question
 from asgkit.shapes.world import Scene, pool_scenes
 from asgkit.solve import normalise_answer

@@ -9,12 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
 from asgkit.report.tables.published import Cell, Table
 from asgkit.runs.files import sha256
+
+if TYPE_CHECKING:
+    from asgkit.report.tables.tables import Form
 
 MISSING = "-"  # not printed, or illegible
 UNMEASURED = "not measured"
@@ -101,10 +104,12 @@ def render(frame: pd.DataFrame, title: str, form: Literal["md", "tex", "html"]) 
     return forms[form](frame, title)
 
 
-def save_layouts(tables: Mapping[str, Table], paper: Path, folder: Path, record: Mapping[str, Any]) -> list[Path]:
-    """Write every published table as `<folder>/table_<id>.md`, `.tex`, `.html` and `.json` (provenance).
+def save_layouts(tables: Mapping[str, Table], paper: Path, folder: Path, record: Mapping[str, Any],
+                 forms: Sequence[Form] = ()) -> list[Path]:
+    """Write every published table as `<folder>/table_<id>.md` and `.json` (provenance), and as LaTeX and HTML if asked.
 
-    `paper`: the folder that `tables` were read from; `record`: command and versions. Returns the paths.
+    `paper`: the folder that `tables` were read from, which holds them as CSV; `record`: command and versions. Returns
+    the paths.
     """
     from asgkit.report.provenance import write_sidecar
     from asgkit.report.tables.tables import write_shown
@@ -112,10 +117,11 @@ def save_layouts(tables: Mapping[str, Table], paper: Path, folder: Path, record:
     written = []
     for id, frame in layouts(tables).items():
         stem = folder / f"table_{id.replace('+', 'p')}"
-        shown = write_shown(frame, stem, caption(tables[id]))
+        markdown, others = write_shown(frame, stem, caption(tables[id]), forms)
         files = sorted({tables[id].file, *(tables[d].file for d in (f"{id}-deltas",) if d in tables)})
         inputs = {f"{paper.name}/{name}": sha256((paper / name).read_bytes()) for name in files}
-        written += [*shown, write_sidecar(stem, {**record, "source": "reported", "inputs": inputs}, shown)]
+        origin = write_sidecar(stem, {**record, "source": "reported", "inputs": inputs}, [markdown])
+        written += [markdown, *others, origin]
     return written
 
 

@@ -1,10 +1,11 @@
-"""Measured tables: one tidy frame, from it CSV, Markdown, LaTeX and HTML. A cell without its items is refused."""
+"""Measured tables: one tidy frame, from it CSV and Markdown, LaTeX and HTML on demand. No cell without its items."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from asgkit.report.figures.style import arm_order, write_csv
+from asgkit.report.measured import Measured, Measurement, Run, Untraceable
 from asgkit.report.provenance import write_sidecar
 from asgkit.report.tables.gains import Gain, Gains
-from asgkit.report.tables.measured import Measured, Measurement, Run, Untraceable
 from asgkit.shapes.benchmark import TAGS
 from asgkit.shapes.text import FAMILIES
 from asgkit.stats.intervals import Interval, difference_between_arms, paired_bootstrap
@@ -179,19 +180,44 @@ def to_html(table: pd.DataFrame, caption: str) -> str:
                       *(row(cells, "td") for cells in table.itertuples(index=False)), "</tbody>", "</table>"]) + "\n"
 
 
-def write_shown(shown: pd.DataFrame, stem: Path, caption: str) -> list[Path]:
-    """Write a frame of texts as `<stem>.md`, `.tex` and `.html`; returns their paths."""
+class Form(StrEnum):
+    """What a table can be written as."""
+
+    CSV = "csv"
+    MD = "md"
+    TEX = "tex"
+    HTML = "html"
+
+
+KEPT = (Form.CSV, Form.MD)  # always written: pages link the one and are filled from the other
+ON_DEMAND = {Form.TEX: to_latex, Form.HTML: to_html}
+
+
+def forms_of(text: str) -> tuple[Form, ...]:
+    """The forms that a list such as `csv,md,tex` names, and those of KEPT; ValueError for a name that is none."""
+    named = [part.strip().lower() for part in text.split(",") if part.strip()]
+    if unknown := [name for name in named if name not in list(Form)]:
+        raise ValueError(f"unknown format {unknown[0]!r}; choose among {', '.join(Form)}, with commas between them")
+    return tuple(form for form in Form if form in KEPT or form in named)
+
+
+def write_shown(shown: pd.DataFrame, stem: Path, caption: str, forms: Sequence[Form] = KEPT) -> tuple[Path, list[Path]]:
+    """Write a frame of texts as `<stem>.md`, and as those of `forms` that are made on demand; returns (md, others)."""
     stem.parent.mkdir(parents=True, exist_ok=True)
-    forms = {".md": to_markdown, ".tex": to_latex, ".html": to_html}
-    paths = [stem.with_name(stem.name + suffix) for suffix in forms]
-    for path, form in zip(paths, forms.values(), strict=True):
-        path.write_text(form(shown, caption), encoding="utf-8")
-    return paths
+    texts = {Form.MD: to_markdown} | {form: write for form, write in ON_DEMAND.items() if form in forms}
+    paths = {form: stem.with_name(f"{stem.name}.{form}") for form in texts}
+    for form, path in paths.items():
+        path.write_text(texts[form](shown, caption), encoding="utf-8")
+    return paths.pop(Form.MD), list(paths.values())
 
 
-def save_table(tidy: pd.DataFrame, shown: pd.DataFrame, stem: Path, caption: str, record: dict[str, Any]) -> list[Path]:
-    """Write `<stem>.csv` (tidy), `.md`, `.tex`, `.html` (as shown) and `.json` (provenance); returns their paths."""
-    written = write_shown(shown, stem, caption)
+def save_table(tidy: pd.DataFrame, shown: pd.DataFrame, stem: Path, caption: str, record: dict[str, Any],
+               forms: Sequence[Form] = KEPT) -> list[Path]:
+    """Write `<stem>.csv` (tidy), `.md` (as shown), the other `forms` and `.json` (provenance); returns their paths.
+
+    The provenance hashes the CSV and the Markdown alone, so that forms on demand change no committed file.
+    """
+    markdown, others = write_shown(shown, stem, caption, forms)
     csv = stem.with_name(stem.name + ".csv")
     write_csv(tidy, csv)
-    return [csv, *written, write_sidecar(stem, record, [csv, *written])]
+    return [csv, markdown, *others, write_sidecar(stem, record, [csv, markdown])]

@@ -12,9 +12,9 @@ from typing import Any
 
 import pandas as pd
 
+from asgkit.report.measured import Measured
 from asgkit.report.tables.arms import ARM_METRICS, BASE, made_by
 from asgkit.report.tables.gains import EXACT, Gains
-from asgkit.report.tables.measured import Measured
 from asgkit.report.tables.published_tables import TWIN_COLUMNS
 from asgkit.shapes.benchmark import TAGS
 from asgkit.shapes.text import FAMILIES

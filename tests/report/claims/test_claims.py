@@ -52,7 +52,7 @@ from asgkit.report.claims.series import (
     tracking,
 )
 from asgkit.report.claims.signals import area, detection, mean_gap, premise_correlation, together
-from asgkit.report.tables.measured import Measured, Untraceable, load_measured
+from asgkit.report.measured import Measured, Untraceable, load_measured
 from asgkit.runs.packed_log import NAME, pack_log
 from asgkit.shapes.text import FAMILIES, ask_about
 from asgkit.shapes.world import sample_scene

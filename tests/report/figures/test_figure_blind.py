@@ -5,7 +5,7 @@ import pytest
 
 from asgkit.evals.blind import MODES, write_blind
 from asgkit.report.figures import blind as figures_blind
-from asgkit.report.tables.measured import load_measured
+from asgkit.report.measured import load_measured
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 
 from asgkit.report.figures import ours as figures
 from asgkit.report.figures import series
-from asgkit.report.tables.measured import load_measured
+from asgkit.report.measured import load_measured
 from asgkit.stats.intervals import auroc
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from asgkit.report.figures import relations as figures
 from asgkit.report.figures import series
-from asgkit.report.tables.measured import load_measured
+from asgkit.report.measured import load_measured
 
 
 @pytest.fixture(scope="module")

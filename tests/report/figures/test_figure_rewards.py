@@ -8,7 +8,7 @@ import pytest
 import report_data
 
 from asgkit.report.figures import rewards as figures
-from asgkit.report.tables.measured import load_measured
+from asgkit.report.measured import load_measured
 
 FLOW = data.CLEAN[1]
 

@@ -6,8 +6,8 @@ import pytest
 
 from asgkit.report.figures import signals as figures
 from asgkit.report.figures.style import save_figure
+from asgkit.report.measured import load_measured
 from asgkit.report.provenance import as_text, embedded, provenance
-from asgkit.report.tables.measured import load_measured
 from asgkit.runs.packed_log import NAME
 from asgkit.stats.intervals import auroc
 

@@ -18,8 +18,8 @@ from asgkit.report.build import _BY_BASE, _FIGURES, _SHARED, build_report
 from asgkit.report.figures import per_base as figures
 from asgkit.report.figures.examples import collect_examples, pick
 from asgkit.report.figures.style import ARMS, OKABE_ITO, arm_order, empty_panel, save_figure
+from asgkit.report.measured import Measurement, load_measured
 from asgkit.report.provenance import as_text, embedded, provenance, read_sidecar
-from asgkit.report.tables.measured import Measurement, load_measured
 from asgkit.runs.packed_log import NAME
 from asgkit.shapes.detector import detect, satisfies
 from asgkit.shapes.text import parse_caption
@@ -67,8 +67,11 @@ def test_forest_places_every_gain(measured):
     fig, points = figures.forest(table, dots)
     ax = fig.axes[0]
     assert [t.get_text() for t in ax.get_yticklabels()] == ["answers/single (n=9)", "drawings/overall (n=9)"]
-    centres = [c.lines[0].get_xdata().tolist() for c in ax.containers]
+    markers = [ARMS[arm][1] for arm in table["arm"]]
+    centres = [line.get_xdata().tolist() for line in ax.lines if line.get_marker() in markers]
     assert centres == [[3.0, 3.0], [-1.0, -1.0]]
+    assert sorted(x for held in ax.collections for x, _ in held.get_offsets().tolist()) == [2.5, 3.5]
+    assert [text.get_text() for text in fig.legends[0].texts] == ["joint (2 seeds)", "random (2 seeds)"]
     assert len(points) == 4 + 2
 
 

@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import spearmanr, t
 
 from asgkit.report.figures import series
-from asgkit.report.tables.measured import load_measured
+from asgkit.report.measured import load_measured
 from asgkit.runs.packed_log import NAME, pack_log, read_packed_log
 
 

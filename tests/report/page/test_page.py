@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from asgkit.report.measured import Untraceable
 from asgkit.report.page.page import PAGE, fill_page, write_page
-from asgkit.report.tables.measured import Untraceable
 
 HEAD = "grid,base,arm,against,metric,score,delta,low,high,exact,seeds\n"
 DOSES = HEAD + """doses,b1,u-1,base,answers/single,70,1.04,-0.06,2,,3

@@ -11,6 +11,7 @@ import yaml
 
 from asgkit.config import resolve
 from asgkit.grids.load import Grid, shipped_grids
+from asgkit.report.measured import Untraceable, load_measured
 from asgkit.report.tables import families
 from asgkit.report.tables.arms import (
     ARM_METRICS,
@@ -31,7 +32,6 @@ from asgkit.report.tables.families import (
     premise_note,
 )
 from asgkit.report.tables.gains import APART, BOTH, EXACT, MATCHED, ONE, Gain, Gains, matched
-from asgkit.report.tables.measured import Untraceable, load_measured
 from asgkit.report.tables.published import load_published
 from asgkit.report.tables.published_tables import TWINS, twin
 from asgkit.report.tables.twins import ROWS, twin_caption, twin_rows

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import report_data as data
 
+from asgkit.report.measured import Untraceable, load_measured
 from asgkit.report.tables.beside import CONTROLS, beside_shown, beside_table, best_free, seed_gains
 from asgkit.report.tables.gains import Gains
-from asgkit.report.tables.measured import Untraceable, load_measured
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import yaml
 
 from asgkit.config import resolve
 from asgkit.grids.load import Grid
+from asgkit.report.measured import Untraceable, load_measured
 from asgkit.report.tables.arms import grid_arms, grid_page
 from asgkit.report.tables.gains import Gains
-from asgkit.report.tables.measured import Untraceable, load_measured
 from asgkit.report.tables.multiple import (
     ALONE,
     APART,

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from paths import RESULTS
 
-from asgkit.report.tables.measured import Untraceable
+from asgkit.report.measured import Untraceable
 from asgkit.report.tables.published import PublishedError, files, load_elsewhere, load_published, published
 from asgkit.report.tables.published_tables import (
     MISSING,
@@ -25,6 +25,7 @@ from asgkit.report.tables.published_tables import (
     save_layouts,
     twin,
 )
+from asgkit.report.tables.tables import forms_of
 from asgkit.runs.files import sha256
 
 PAPER = RESULTS / "paper"
@@ -218,7 +219,10 @@ def test_own_settings_of_a_sweep_stand_in_order_among_the_printed_ones(tables):
 
 def test_saved_layouts_name_their_inputs_and_hashes(tables, tmp_path):
     written = save_layouts(tables, PAPER, tmp_path, {"command": "c", "versions": {}})
-    assert len(written) == 4 * 16 and (tmp_path / "table_GvU-GenEvalpp.html").is_file()
+    assert len(written) == 2 * 16 and (tmp_path / "table_GvU-GenEvalpp.md").is_file()
+    more = save_layouts(tables, PAPER, tmp_path / "more", {"command": "c", "versions": {}}, forms_of("tex,html"))
+    assert len(more) == 4 * 16 and (tmp_path / "more/table_GvU-GenEvalpp.html").is_file()
+    assert (tmp_path / "more/table_2.json").read_bytes() == (tmp_path / "table_2.json").read_bytes()
     record = json.loads((tmp_path / "table_2.json").read_text())
     assert record["source"] == "reported"
     assert record["inputs"] == {f"paper/{name}": sha256((PAPER / name).read_bytes())

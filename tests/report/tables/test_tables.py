@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 import report_data as data
 
-from asgkit.report.tables.measured import Untraceable, load_measured, unchanged
+from asgkit.report.measured import Untraceable, load_measured, unchanged
 from asgkit.report.tables.tables import (
     METRICS,
     contrast_table,
     designed,
+    forms_of,
     joint_table,
     premise_table,
     refuse_untraced,
@@ -165,9 +166,24 @@ def test_html_is_escaped_and_holds_every_cell(tmp_path):
     text = to_html(frame, "T & T")
     assert "<caption>T &amp; T</caption>" in text and "<th>a&lt;b</th>" in text
     assert "<td>1 &amp; 2</td>" in text and f"<td>{'x' * 200}</td>" in text and text.count("<tr>") == 3
-    written = save_table(frame, frame, tmp_path / "t", "T", {"command": "c"})
-    assert [path.name for path in written] == ["t.csv", "t.md", "t.tex", "t.html", "t.json"]
-    assert set(json.loads((tmp_path / "t.json").read_text())["outputs"]) == {"t.csv", "t.md", "t.tex", "t.html"}
+
+
+@pytest.mark.parametrize(("formats", "names"), [
+    ("csv,md", ["t.csv", "t.md", "t.json"]), ("", ["t.csv", "t.md", "t.json"]),
+    ("tex", ["t.csv", "t.md", "t.tex", "t.json"]),
+    ("HTML, md,tex", ["t.csv", "t.md", "t.tex", "t.html", "t.json"]),
+])
+def test_a_table_is_kept_in_two_forms_and_others_are_made_on_demand(tmp_path, formats, names):
+    frame = pd.DataFrame({"a": ["1"]})
+    written = save_table(frame, frame, tmp_path / "t", "T", {"command": "c"}, forms_of(formats))
+    assert [path.name for path in written] == names and all(path.is_file() for path in written)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+    assert set(json.loads((tmp_path / "t.json").read_text())["outputs"]) == {"t.csv", "t.md"}
+
+
+def test_an_unknown_form_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match="unknown format 'pdf'; choose among csv, md, tex, html"):
+        forms_of("csv,pdf")
 
 
 # -- logs -----------------------------------------------------------------------------------------------------------
