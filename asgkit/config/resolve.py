@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from asgkit.config.presets import PRESETS, TUNED
 from asgkit.config.reads import DEFAULT_RECIPE, refuse_unread
-from asgkit.config.sections import Config
+from asgkit.config.sections import KL_RULES, Config
 from asgkit.errors import ConfigError
 
 
@@ -98,6 +98,7 @@ def resolve(preset: str = "tiny", overrides: Iterable[str] | dict[str, Any] = ()
         raise ConfigError(f"unknown preset {preset!r}; did you mean {near[0]!r}? Presets: {sorted(PRESETS)}")
     tree = _copy(PRESETS[preset])
     pairs = dict(overrides.items() if isinstance(overrides, dict) else map(parse_override, overrides))
+    _choose_kl(tree, pairs)
     tuned = TUNED.get((preset, str(pairs.get("backbone", Config.model_fields["backbone"].default))), {})
     for key, value in (tuned | pairs).items():
         if key == "preset" and value != preset:  # it would rename the run and change nothing else
@@ -105,6 +106,15 @@ def resolve(preset: str = "tiny", overrides: Iterable[str] | dict[str, Any] = ()
         _set(tree, key, value)
     refuse_unread(str(tree.get("recipe", DEFAULT_RECIPE)), pairs)
     return from_dict(tree)
+
+
+def _choose_kl(tree: dict[str, Any], pairs: dict[str, Any]) -> None:
+    """A rule that is chosen brings its own constants instead of the preset's; a rate that is chosen says which rule
+    it belongs to (`KLConfig`)."""
+    if "kl.rule" in pairs:
+        tree["kl"] = {}
+    elif "kl.rate" in pairs and "kl" in tree:
+        tree["kl"] = KL_RULES[tree["kl"]["rule"]] | {k: v for k, v in tree["kl"].items() if k != "rule"}
 
 
 def from_dict(tree: dict[str, Any]) -> Config:

@@ -77,6 +77,10 @@ class SolverConfig(_Strict):
     train_on: Literal["best", "all"] = "best"  # q* only (paper), or every valid candidate
     min_share: float = Field(0.0, ge=0, le=1)  # vote share that a question needs before it may train the Solver
     pseudo_label_share: float = Field(5 / 7, ge=0, le=1)  # the same for `sft`
+    # Votes that say nothing of which answer is better. None: under `sft` a unanimous vote is the surest label and
+    # teaches, under the others it is skipped: all R_s are alike, and R_s minus the baseline would push down what all said.
+    unanimous: Literal["skip", "teach"] | None = None
+    all_different: Literal["skip", "teach"] = "teach"  # N answers, the first of which is then the majority
     learning_rate: float = Field(1e-6, gt=0)
     baseline_momentum: float = Field(0.6, ge=0, lt=1)
     low_information_penalty: float = 0.08
@@ -84,6 +88,17 @@ class SolverConfig(_Strict):
     ste_tokens: int = Field(5, gt=0)
     ste_window: int = Field(128, ge=8)  # below 8 values a rank says nothing, so d_ste is a fixed curve
     ste_aggregation: Literal["max", "mean"] = "max"
+
+    @property
+    def skips_unanimous(self) -> bool:
+        """Whether a unanimous vote is kept from the update."""
+        return self.unanimous == "skip" or (self.unanimous is None and self.update != "sft")
+
+    @model_validator(mode="after")
+    def _unanimous_can_teach(self) -> SolverConfig:
+        if self.unanimous == "teach" and self.update == "group":
+            raise ValueError("unanimous=teach changes nothing under update=group: advantages within equal rewards are 0")
+        return self
 
 
 class GeneratorConfig(_Strict):
@@ -118,20 +133,46 @@ class GeneratorConfig(_Strict):
     scorer: str = "live"  # live: the Solver as it is; frozen: the base; or a checkpoint that judges in its place
 
 
-class KLConfig(_Strict):
-    """Adaptive coefficient of the per-token KL to the frozen base, one controller per role."""
+KL_RULES: dict[str, dict[str, float]] = {
+    "adaptive": {"coefficient": 0.01, "target": 0.02, "rate": 0.10},  # printed (table S1)
+    "fixed": {"coefficient": 0.05, "target": 0.02, "rate": 0.0},  # ours
+    "steadied": {"coefficient": 0.05, "target": 0.10, "rate": 0.01},  # ours: ten times as slow, five times as far
+}
 
+
+class KLConfig(_Strict):
+    """Coefficient of the per-token KL to the frozen base, one controller per role, by one of three rules.
+
+    adaptive: the printed controller, `coefficient *= exp(rate * (KL - target) / target)` within bounds. fixed: the
+    coefficient stays (rate 0). steadied: the same controller, slow and with a target that leaves room to learn; on tiny
+    models the printed one swings with a period of about 130 steps and takes every gain back. A rule brings its own
+    constants; numbers that are given take their place. Without a rule, a rate of 0 means fixed, any other adaptive.
+    """
+
+    rule: Literal["adaptive", "fixed", "steadied"] = "adaptive"
     coefficient: float = Field(0.01, gt=0)
     target: float = Field(0.02, gt=0)
     rate: float = Field(0.10, ge=0)
     low: float = Field(1e-3, gt=0)
     high: float = Field(1e2, gt=0)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _constants_of_the_rule(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        if "rule" in given:
+            return KL_RULES.get(given["rule"], {}) | given
+        return given | {"rule": "fixed" if given.get("rate") == 0 else "adaptive"}
+
     @model_validator(mode="after")
     def _in_bounds(self) -> KLConfig:
         if not self.low <= self.coefficient <= self.high:
             raise ValueError(f"coefficient {self.coefficient} must lie between low {self.low} and high {self.high}; "
                              "lower kl.low to weaken the penalty")
+        if (self.rule == "fixed") != (self.rate == 0):
+            raise ValueError(f"rule {self.rule} and rate {self.rate} contradict each other: a fixed coefficient has "
+                             "rate 0, and any other rule a rate above 0")
         return self
 
 

@@ -152,11 +152,18 @@ def _gate(config: Config, seat: _Seat) -> str:
     share = s.pseudo_label_share if s.update == "sft" else s.min_share
     if not pseudo_label_mask(own, share):
         return f"vote share below {share:.3f}"
-    return "" if s.update == "sft" or group_advantages(seat.rewards)[1].item() else "zero variance"
+    if s.all_different == "skip" and own.count == 1 < len(own.answers):
+        return "all answers differ"
+    unanimous, flat = own.count == len(own.answers), not group_advantages(seat.rewards)[1].item()
+    if s.update != "sft" and flat and not (unanimous and s.unanimous == "teach"):
+        return "zero variance"
+    return "unanimous vote" if unanimous and s.skips_unanimous else ""  # whose rewards differ by length alone, or sft
 
 
 def _unlearnable(config: Config, seat: _Seat, active: bool) -> str:
     """Why there is nothing to learn from what a question is paid or labelled; "" when there is."""
     if config.solver.update == "sft" and config.control != "constant":
         return "" if seat.vote.count else "no framing gave the taught answer"
-    return "" if active or config.control == "permuted" else "zero variance"  # shuffled by chance into equal values
+    # what passed the gate by its own vote teaches, also where all rewards are alike: unanimous=teach, or shuffled so
+    paid = config.control in ("", "best_of", "permuted", "other_picture")
+    return "" if active or paid else "zero variance"
