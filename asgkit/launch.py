@@ -13,6 +13,7 @@ import torch
 from asgkit.backbones import Backbone, load_backbone
 from asgkit.config import Config
 from asgkit.errors import StopRequested, StopSignal
+from asgkit.learning.policy import refuse_off_policy
 from asgkit.pool.open import open_pool
 from asgkit.recipes import load_recipe
 from asgkit.recipes.controls import Judge, needs_judge
@@ -50,8 +51,8 @@ def train(config: Config, path: str | Path, *, resume: bool = False, judge: Judg
     first one writes the run.
 
     Raises ValueError when an oracle control has no judge, RunExists when `path` holds a run and `resume` is False,
-    ConfigChanged when a resumed run would take other steps, PoolError when no image can be used, TrainingAborted after
-    a streak of non-finite steps.
+    ConfigError when it would sample otherwise than it scores, ConfigChanged when a resumed run would take other steps,
+    PoolError when no image can be used, TrainingAborted after a streak of non-finite steps.
     """
     if needs_judge(config.control) != (judge is not None):
         raise ValueError("a judge and an oracle control go together: the method itself must never see the truth")
@@ -65,6 +66,7 @@ def train(config: Config, path: str | Path, *, resume: bool = False, judge: Judg
         pool = open_pool(config.pool.path, column=config.pool.column, size=backbone.spec.image_side,
                          limit=config.pool.limit, seed=config.seed, rank=team.rank,
                          world_size=team.size)
+        refuse_off_policy(config, backbone.spec)
         pool.expect(load_recipe(config.recipe).needs, config.recipe)  # before there is a run
         run = _open_run(config, Path(path), device, team, resume)
         scorer = open_scorer(config, device)

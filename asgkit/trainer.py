@@ -15,6 +15,7 @@ from asgkit.backbones.base import Backbone
 from asgkit.config import Config
 from asgkit.errors import NonFiniteValue, StopSignal
 from asgkit.learning.optimiser import RoleOptimiser, UpdateStats, learn
+from asgkit.learning.policy import refuse_off_policy
 from asgkit.pool.base import Pool
 from asgkit.recipes import make_recipe
 from asgkit.recipes.base import Record, Scorer, Tools, Work
@@ -44,6 +45,7 @@ class Trainer:
         self.config, self.backbone, self.pool, self.run = config, backbone, pool, run
         self.stop, self.team = stop or StopSignal(), team or Team()
         self.clock = Clock(self.stop)
+        refuse_off_policy(config, backbone.spec)
         self.recipe = make_recipe(Tools(config, backbone, _scorer(config, backbone, scorer), self.clock, self.stop,
                                         judge))
         pool.expect(self.recipe.needs, self.recipe.name)

@@ -153,7 +153,8 @@ PRINTED, FIXED, STEADIED = (0.01, 0.02, 0.10), (0.05, 0.02, 0.0), (0.05, 0.10, 0
     ("paper", {}, "adaptive", PRINTED), ("tiny", {}, "fixed", FIXED), ("smoke", {}, "fixed", FIXED),
     ("tiny", {"kl.rule": "adaptive"}, "adaptive", PRINTED), ("tiny", {"kl.rule": "steadied"}, "steadied", STEADIED),
     ("paper", {"kl.rule": "fixed"}, "fixed", FIXED), ("paper", {"kl.rate": 0.0}, "fixed", (0.01, 0.02, 0.0)),
-    ("tiny", {"kl.rate": 0.1}, "adaptive", (0.05, 0.02, 0.1)), ("tiny", {"kl.coefficient": 0.2}, "fixed", (0.2, 0.02, 0)),
+    ("tiny", {"kl.rate": 0.1}, "adaptive", (0.05, 0.02, 0.1)),
+    ("tiny", {"kl.coefficient": 0.2}, "fixed", (0.2, 0.02, 0)),
     ("tiny", {"kl.rule": "steadied", "kl.target": 0.3}, "steadied", (0.05, 0.3, 0.01)),
 ])
 def test_a_kl_rule_brings_its_constants(preset, overrides, rule, numbers):

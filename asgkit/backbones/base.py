@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from PIL import Image
 from torch import Tensor, nn
@@ -19,13 +19,25 @@ REAL = {"janus": "Janus", "blip3o": "Blip3o", "bagel": "Bagel", "vargpt": "Vargp
 ROLES: tuple[Role, ...] = ("proposer", "solver", "generator")
 
 
+class NativeSampling(NamedTuple):
+    """How a model draws where neither guidance nor temperature is given: what its authors publish."""
+
+    guidance: float = 1.0
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+
+PLAIN = NativeSampling()
+
+
 @dataclass(frozen=True)
 class BackboneSpec:
     """What the trainer may know of a model.
 
     paradigm: how it draws; image_side: side in pixels of the square images it reads and draws; code_shape: shape of
     one drawing's codes (tokens) or latent; vocabulary: size of the text vocabulary; max_new_tokens: longest text;
-    times: how its pre-training drew the times of a regression loss (`none` for tokens).
+    times: how its pre-training drew the times of a regression loss (`none` for tokens). native: how it draws by itself.
+    predicts: of a flow, what `GenStats.pred` and `target` stand for, clean latents or velocities.
     """
 
     name: str
@@ -36,6 +48,8 @@ class BackboneSpec:
     max_new_tokens: int
     prompts: Prompts
     times: Literal["none", "logit_normal", "uniform"] = "none"
+    native: NativeSampling = PLAIN
+    predicts: Literal["clean", "velocity"] = "clean"
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,11 @@ SMOKE: dict[str, Any] = {
 # The one number that depends on how a tiny model draws: a step on token log-probabilities and a step on squared
 # errors are not of one size. It holds where the user sets nothing else.
 REGRESSION = {"generator.learning_rate": 1e-3}
-TUNED: dict[tuple[str, str], dict[str, Any]] = {(preset, backbone): REGRESSION for preset in ("tiny", "smoke")
-                                                for backbone in ("tiny-flow", "tiny-diffusion")}
+# Janus and VARGPT publish guidance 5 and 3 (VARGPT also temperature .5 and top-p .97). Drawings that train must come
+# from the policy that the update scores; pictures for the eye and benchmarks keep the published sampling.
+ON_POLICY = {"generator.guidance": 1.0, "generator.temperature": 1.0}
 PRESETS: dict[str, dict[str, Any]] = {"paper": PAPER, "tiny": TINY, "smoke": SMOKE}
+TUNED: dict[tuple[str, str], dict[str, Any]] = {
+    **{(preset, backbone): REGRESSION for preset in ("tiny", "smoke") for backbone in ("tiny-flow", "tiny-diffusion")},
+    **{(preset, backbone): ON_POLICY for preset in PRESETS for backbone in ("janus", "vargpt")},
+}

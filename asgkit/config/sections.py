@@ -77,8 +77,8 @@ class SolverConfig(_Strict):
     train_on: Literal["best", "all"] = "best"  # q* only (paper), or every valid candidate
     min_share: float = Field(0.0, ge=0, le=1)  # vote share that a question needs before it may train the Solver
     pseudo_label_share: float = Field(5 / 7, ge=0, le=1)  # the same for `sft`
-    # Votes that say nothing of which answer is better. None: under `sft` a unanimous vote is the surest label and
-    # teaches, under the others it is skipped: all R_s are alike, and R_s minus the baseline would push down what all said.
+    # Votes that say nothing of which answer is better. None: under `sft` a unanimous vote is the surest label, and
+    # teaches; else it is skipped: all R_s are alike, and R_s minus the baseline would push down what all said.
     unanimous: Literal["skip", "teach"] | None = None
     all_different: Literal["skip", "teach"] = "teach"  # N answers, the first of which is then the majority
     learning_rate: float = Field(1e-6, gt=0)
@@ -97,7 +97,7 @@ class SolverConfig(_Strict):
     @model_validator(mode="after")
     def _unanimous_can_teach(self) -> SolverConfig:
         if self.unanimous == "teach" and self.update == "group":
-            raise ValueError("unanimous=teach changes nothing under update=group: advantages within equal rewards are 0")
+            raise ValueError("unanimous=teach changes nothing under update=group: equal rewards have advantage 0")
         return self
 
 
