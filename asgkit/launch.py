@@ -42,6 +42,14 @@ def open_scorer(config: Config, device: Device) -> Backbone | None:
     return load_backbone(config.backbone, base=path, device=device.name, precision=device.precision)
 
 
+def open_measure(config: Config, device: Device) -> Backbone | None:
+    """The other model whose base measures the cycle's similarities; None when it is the model itself."""
+    name = config.generator.similarity
+    if name == "native":
+        return None
+    return load_backbone(name, device=device.name, precision=device.precision)
+
+
 def train(config: Config, path: str | Path, *, resume: bool = False, judge: Judge | None = None,
           progress: Callable[[int, list[dict[str, Any]]], None] | None = None) -> RunDirectory:
     """Train one run in `path` to `schedule.steps`; with `resume` continue from its newest valid checkpoint.
@@ -69,9 +77,10 @@ def train(config: Config, path: str | Path, *, resume: bool = False, judge: Judg
         refuse_off_policy(config, backbone.spec)
         pool.expect(load_recipe(config.recipe).needs, config.recipe)  # before there is a run
         run = _open_run(config, Path(path), device, team, resume)
-        scorer = open_scorer(config, device)
+        scorer, measure = open_scorer(config, device), open_measure(config, device)
         with SharedStop() if together else StopSignal() as stop:
-            trainer = Trainer(config, backbone, pool, run, judge=judge, scorer=scorer, stop=stop, team=team)
+            trainer = Trainer(config, backbone, pool, run, judge=judge, scorer=scorer, measure=measure, stop=stop,
+                              team=team)
             _fit(trainer, resume, progress)
     return run
 

@@ -65,13 +65,15 @@ class Prefix:
 @dataclass(frozen=True)
 class Answers:
     """Sampled texts. ids, mask, logp: (R, T) int64, bool, float32 (log-probabilities at temperature 1, nats);
-    logits: (R, K, V) float32, raw (before temperature and top-p), of the first K tokens; None unless asked for."""
+    logits: (R, K, V) float32, raw (before temperature and top-p), of the first K tokens; None unless asked for.
+    starts (R,): the first token after an opening `<answer>` tag, 0 without one; None: no text has a tag."""
 
     texts: list[str]
     ids: Tensor
     mask: Tensor
     logp: Tensor
     logits: Tensor | None = None
+    starts: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,9 @@ PROMPTS = Prompts(
     captions=("Describe this image in one sentence: its objects, their number, colours and places.",
               "Write a caption of this image that is exact enough to draw it again."),
     draw="{caption}",
+    spec="Write a prompt for a new picture that shows what this image shows, in one declarative sentence: its objects, "
+         "their number, colours and places.",
+    expect=f"Write the answer that you expect to this question about the image, in at most six words. {RULES}",
 )
 
 

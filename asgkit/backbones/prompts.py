@@ -15,7 +15,9 @@ class Prompts:
     verbatim question and the answer rules stay (paper, table S7). canonical: the framing of the greedy call that
     yields STE. captions: the Solver's caption requests, one is drawn per image. draw: the Generator's request
     (`{caption}`). forms: (pattern, index of the caption request) of texts that answer another request than the first,
-    for prompts that no request was made for. Source: paper, sections on the three roles.
+    for prompts that no request was made for. spec, expect (`{question}`): the Proposer's requests for a drawing prompt
+    of its own and for the answer that it expects to a question, as released; where they are empty, the caption request
+    and the canonical framing ask for them. Source: paper, sections on the three roles.
     """
 
     ask: str
@@ -25,6 +27,8 @@ class Prompts:
     captions: tuple[str, ...]
     draw: str
     forms: tuple[tuple[str, int], ...] = ()
+    spec: str = ""
+    expect: str = ""
 
     def __post_init__(self) -> None:
         for name in ("canonical", *(f"framings[{i}]" for i in range(len(self.framings)))):
@@ -36,6 +40,8 @@ class Prompts:
         for name in ("diagnose", "draw"):
             if getattr(self, name).count("{caption}") != 1:
                 raise ValueError(f"prompt {name} must hold {{caption}} exactly once: {getattr(self, name)!r}")
+        if self.expect and self.expect.count("{question}") != 1:
+            raise ValueError(f"prompt expect must hold {{question}} exactly once: {self.expect!r}")
         if not self.captions:
             raise ValueError("at least one caption request is needed")
 

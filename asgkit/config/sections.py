@@ -61,7 +61,7 @@ class ProposerConfig(_Strict):
     adaptive_target: bool = True
     sigma: float = Field(0.25, gt=0)
     clip: float = Field(0.2, gt=0)
-    group: Literal["equal", "released"] = "equal"  # released: only the first candidate gets STE and all N votes
+    group: Literal["equal", "released"] = "equal"  # released: the one of highest STE has STE and N votes, the others 3
 
 
 class SolverConfig(_Strict):
@@ -88,6 +88,7 @@ class SolverConfig(_Strict):
     ste_tokens: int = Field(5, gt=0)
     ste_window: int = Field(128, ge=8)  # below 8 values a rank says nothing, so d_ste is a fixed curve
     ste_aggregation: Literal["max", "mean"] = "max"
+    ste_from: Literal["answer", "generated"] = "answer"  # generated (released): an answer tag's tokens are among the 5
 
     @property
     def skips_unanimous(self) -> bool:
@@ -127,9 +128,17 @@ class GeneratorConfig(_Strict):
     noise_draws: int = Field(1, gt=0)  # (t, noise) pairs per drawing
     target: Literal["candidates", "source_image"] = "candidates"
     adapter: Literal["generator", "solver"] = "generator"  # which role learns to draw; sampling never uses the Solver's
-    prompt: Literal["solver", "proposer"] = "solver"  # which role writes the prompt t from the real image
-    references: Literal["solver", "proposer"] = "solver"  # which role answers the questions on the real image
+    # Who writes the prompt t from the real image: the Solver's caption, the same by the Proposer's adapter, or (spec,
+    # released) a prompt that the Proposer writes on its own request, sampled at its temperature.
+    prompt: Literal["solver", "proposer", "spec"] = "solver"
+    # Who answers the questions on the real image: the Solver's vote, the same by the Proposer's adapter, or (expected,
+    # released) one answer each that the Proposer writes to its own question.
+    references: Literal["solver", "proposer", "expected"] = "solver"
     cycle: Literal["image", "text"] = "image"  # text: the second half of S_cyc never sees the candidate
+    similarity: str = "native"  # or a shipped backbone: its base measures S_cyc from outside, as CLIP in the release
+    word_boundaries: bool = False  # m: an answer inside another counts as whole words only
+    normalise_diversity: bool = False  # S_div over its largest share in the group, as released
+    renormalise: bool = False  # the positive weights of R_g over their sum, as released
     scorer: str = "live"  # live: the Solver as it is; frozen: the base; or a checkpoint that judges in its place
 
 
@@ -212,6 +221,7 @@ class CheckpointConfig(_Strict):
 
     every: int = Field(50, gt=0)
     keep: int = Field(3, gt=0)
+    adapters: Literal["kept", "lost"] = "kept"  # lost, as released: a resume begins Proposer and Generator anew
 
 
 RECIPE_SECTIONS = ("gvu", "own")

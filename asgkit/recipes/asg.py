@@ -40,6 +40,7 @@ from asgkit.recipes.base import (
     CONTROL,
     DIAGNOSE,
     DRAW,
+    EXPECT,
     NOISE,
     REPLAY,
     SOLVE,
@@ -61,7 +62,8 @@ from asgkit.stages.generation import generation_round
 from asgkit.ste import RollingPercentile
 from asgkit.updates import EMABaseline, grpo_loss, reinforce_loss, sft_loss
 
-STREAMS = {"style": STYLE, "caption": CAPTION, "diagnose": DIAGNOSE, "draw": DRAW}  # as `generation_round` names them
+# as `generation_round` names them
+STREAMS = {"style": STYLE, "caption": CAPTION, "diagnose": DIAGNOSE, "expect": EXPECT, "draw": DRAW}
 
 
 class ASG:
@@ -144,7 +146,7 @@ class ASG:
                                   perturb=s.votes == "framings")
         self.tools.stop.check()
         top, mean, greedy = greedy_difficulty(self.backbone, prefix, texts, rows, tokens=s.ste_tokens,
-                                              max_new_tokens=s.max_new_tokens)
+                                              max_new_tokens=s.max_new_tokens, start=s.ste_from)
         for j, (i, k) in enumerate(where):
             table[i].votes[k] = solved.votes[j]
             table[i].raw[k] = solved.answers.texts[j * s.framings : (j + 1) * s.framings]
@@ -192,7 +194,7 @@ class ASG:
         the premise check takes too), with the rewards that train."""
         judge = self.tools.judge
         made = generation_round(self.backbone, shard.pictures, self.config, lambda use: shard.rng(STREAMS[use]),
-                                scorer=self.tools.scorer, stage=self.clock.stage)
+                                scorer=self.tools.scorer, measure=self.tools.measure, stage=self.clock.stage)
         judged = judge.drawings([card.prompt for card in made.cards], made.groups) if judge else []
         BadStepGuard.check_finite("generator/rewards", made.scores.reward)
         oracle = torch.tensor(judged) if judged else None

@@ -157,7 +157,7 @@ class GroupRecipe(ABC):
         """A prompt per item, and the caption request that it answers."""
         if shard.kind == "prompts":
             return shard.texts, [self.backbone.spec.prompts.request_for(text) for text in shard.texts]
-        _, requests, captions = write_captions(self.backbone, shard.pictures, self.config.generator,
+        _, requests, captions = write_captions(self.backbone, shard.pictures, self.config,
                                                lambda use: shard.rng(STREAMS[use]))
         return captions, requests
 

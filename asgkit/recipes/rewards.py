@@ -22,7 +22,7 @@ from asgkit.solve import vote as vote_again
 from asgkit.ste import RollingPercentile
 from asgkit.updates import EMABaseline, group_advantages
 
-EXTRA_VOTES = 3  # of the released code's second and third candidate, which also have no STE (spec: understanding B7)
+EXTRA_VOTES = 3  # of the candidates that the released code does not choose, which also have no STE (understanding B7)
 
 
 def reward_questions(table: Sequence[UnderstandingRow], config: Config, window: RollingPercentile,
@@ -37,9 +37,10 @@ def reward_questions(table: Sequence[UnderstandingRow], config: Config, window: 
     raw = [(row.ste if s.ste_aggregation == "max" else row.ste_mean)[k] for row, k, _ in cells]
     for value in raw:
         BadStepGuard.check_finite("solver/token_entropy", value)
-    for (row, k, vote), d in zip(cells, window.update_many(raw), strict=True):
+    extras = _extras(cells, raw) if p.group == "released" else ()
+    for j, ((row, k, vote), d) in enumerate(zip(cells, window.update_many(raw), strict=True)):
         row.difficulty[k] = d
-        if p.group == "released" and k > 0:
+        if j in extras:
             row.difficulty[k], vote = 0.0, vote_again(vote.answers[:EXTRA_VOTES])
         row.frontier[k] = self_consistency_reward(vote.entropy, vote.margin, mu=target.mu, sigma=p.sigma)
     for row in table:
@@ -49,6 +50,16 @@ def reward_questions(table: Sequence[UnderstandingRow], config: Config, window: 
     if cells:
         target.update(float(np.mean([vote.entropy for _, _, vote in cells])))
     _pay_questions(table, config.control, rng)
+
+
+def _extras(cells: Sequence[tuple[UnderstandingRow, int, Vote]], raw: Sequence[float]) -> set[int]:
+    """The cells that are not their picture's hardest question by STE: the released code chooses one, and compares it
+    with others that it measures less."""
+    chosen: dict[int, int] = {}
+    for j, (row, _, _) in enumerate(cells):
+        if id(row) not in chosen or raw[j] > raw[chosen[id(row)]]:
+            chosen[id(row)] = j
+    return set(range(len(cells))) - set(chosen.values())
 
 
 def _pay_questions(table: Sequence[UnderstandingRow], control: str, rng: np.random.Generator) -> None:

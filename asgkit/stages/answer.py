@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -106,19 +107,28 @@ def answer_questions(
 
 def greedy_difficulty(
     backbone: Backbone, prefix: Prefix, questions: Sequence[str], rows: Sequence[int], *, tokens: int,
-    max_new_tokens: int,
+    max_new_tokens: int, start: str = "answer",
 ) -> tuple[list[float], list[float], list[str]]:
     """One greedy canonical answer per question: STE by max, by mean (nats), and the answers.
 
-    Entropies come from raw logits, before temperature and top-p. Raises NonFiniteValue for NaN among them.
-    Source: paper (STE).
+    start: where the first `tokens` tokens are counted from. `answer`: after an opening `<answer>` tag, if there is one
+    (paper); `generated`: from the first generated token, the tag's own among them (as released), and a tag that the
+    prompt ends with counts as one. Entropies come from raw logits, before temperature and top-p. Raises NonFiniteValue
+    for NaN among them. Source: paper (STE).
     """
     asked = [backbone.spec.prompts.solve(q) for q in questions]
-    greedy = backbone.answer(prefix, asked, rows=rows, max_new_tokens=max_new_tokens, keep_logits=tokens)
+    call = partial(backbone.answer, prefix, asked, rows=rows, max_new_tokens=max_new_tokens)
+    greedy, past_tag = call(keep_logits=tokens), None
+    if start == "generated":
+        tokens = max(1, tokens - asked[0].rstrip().endswith("<answer>"))
+    elif greedy.starts is not None:  # once more, with the logits behind the longest tag
+        greedy = call(keep_logits=int(greedy.starts.max()) + tokens)
+        past_tag = torch.arange(greedy.logits.shape[1])[None] >= greedy.starts[:, None]
     if torch.isnan(greedy.logits).any():
         raise NonFiniteValue("solver/logits", "NaN in the greedy answers' logits")
     entropy = token_entropy(greedy.logits)
     mask = greedy.mask[:, : entropy.shape[1]]
+    mask = mask if past_tag is None else mask & past_tag.to(mask.device)
     top = solver_token_entropy(entropy, mask, first=tokens, aggregation="max")
     mean = solver_token_entropy(entropy, mask, first=tokens, aggregation="mean")
     return top.tolist(), mean.tolist(), greedy.texts
