@@ -13,7 +13,7 @@ import torch
 from asgkit.backbones import Backbone, load_backbone
 from asgkit.config import Config
 from asgkit.errors import StopRequested, StopSignal
-from asgkit.learning.policy import refuse_off_policy
+from asgkit.learning.policy import refuse_unfit
 from asgkit.pool.open import open_pool
 from asgkit.recipes import load_recipe
 from asgkit.recipes.controls import Judge, needs_judge
@@ -74,7 +74,7 @@ def train(config: Config, path: str | Path, *, resume: bool = False, judge: Judg
         pool = open_pool(config.pool.path, column=config.pool.column, size=backbone.spec.image_side,
                          limit=config.pool.limit, seed=config.seed, rank=team.rank,
                          world_size=team.size)
-        refuse_off_policy(config, backbone.spec)
+        refuse_unfit(config, backbone.spec)
         pool.expect(load_recipe(config.recipe).needs, config.recipe)  # before there is a run
         run = _open_run(config, Path(path), device, team, resume)
         scorer, measure = open_scorer(config, device), open_measure(config, device)

@@ -15,7 +15,7 @@ from asgkit.backbones.base import Backbone
 from asgkit.config import Config
 from asgkit.errors import NonFiniteValue, StopSignal
 from asgkit.learning.optimiser import RoleOptimiser, UpdateStats, learn
-from asgkit.learning.policy import refuse_off_policy
+from asgkit.learning.policy import refuse_unfit
 from asgkit.pool.base import Pool
 from asgkit.recipes import make_recipe
 from asgkit.recipes.base import Record, Scorer, Tools, Work
@@ -46,7 +46,7 @@ class Trainer:
         self.config, self.backbone, self.pool, self.run = config, backbone, pool, run
         self.stop, self.team = stop or StopSignal(), team or Team()
         self.clock = Clock(self.stop)
-        refuse_off_policy(config, backbone.spec)
+        refuse_unfit(config, backbone.spec)
         self.recipe = make_recipe(Tools(config, backbone, _scorer(config, backbone, scorer), self.clock, self.stop,
                                         judge, measure=measure))
         pool.expect(self.recipe.needs, self.recipe.name)

@@ -190,7 +190,7 @@ def test_a_tag_in_the_prompt_counts_as_one_generated_token():
     held.starts = None
     entropy = token_entropy(Tagged.logits)[0]
     for start, tokens in (("answer", 5), ("generated", 4)):
-        top, mean, _ = greedy_difficulty(held, None, ["q"], [0], tokens=5, max_new_tokens=5, start=start)
+        _, mean, _ = greedy_difficulty(held, None, ["q"], [0], tokens=5, max_new_tokens=5, start=start)
         assert mean == pytest.approx([entropy[:tokens].mean().item()])
 
 

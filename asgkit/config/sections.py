@@ -125,6 +125,13 @@ class GeneratorConfig(_Strict):
     center: bool = False  # rwr: subtract 1, so that the weights of a group sum to 0
     reward_temperature: float = Field(0.1, gt=0)  # rwr: softmax(r / temperature)
     nft_beta: float = Field(0.2, gt=0, le=1)
+    # What nft measures winners and losers against: the frozen base, or (policy, as published) the policy that samples,
+    # a running mean of the Generator's weights with this decay (0: the Generator itself).
+    nft_anchor: Literal["base", "policy"] = "base"
+    nft_decay: float = Field(0.5, ge=0, lt=1)
+    # The space of a flow's regression: as the backbone gives it, or velocities. tiny-flow gives clean latents, whose
+    # squared error is t^2 times that of the velocity; a flow that gives velocities is the same in both.
+    regression_space: Literal["native", "velocity"] = "native"
     noise_draws: int = Field(1, gt=0)  # (t, noise) pairs per drawing
     target: Literal["candidates", "source_image"] = "candidates"
     adapter: Literal["generator", "solver"] = "generator"  # which role learns to draw; sampling never uses the Solver's
@@ -140,6 +147,13 @@ class GeneratorConfig(_Strict):
     normalise_diversity: bool = False  # S_div over its largest share in the group, as released
     renormalise: bool = False  # the positive weights of R_g over their sum, as released
     scorer: str = "live"  # live: the Solver as it is; frozen: the base; or a checkpoint that judges in its place
+
+    @model_validator(mode="after")
+    def _who_learns_is_who_samples(self) -> GeneratorConfig:
+        if self.nft_anchor == "policy" and self.adapter == "solver":
+            raise ValueError("nft_anchor=policy and adapter=solver do not go together: the Solver's adapter never "
+                             "samples")
+        return self
 
 
 KL_RULES: dict[str, dict[str, float]] = {

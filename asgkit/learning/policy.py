@@ -24,6 +24,14 @@ def drawing_sampler(config: Config, spec: BackboneSpec) -> NativeSampling:
     return NativeSampling(guidance, g.temperature, 1.0)
 
 
+def refuse_unfit(config: Config, spec: BackboneSpec) -> None:
+    """Raise ConfigError for settings under which a backbone cannot learn what they say."""
+    refuse_off_policy(config, spec)
+    if config.generator.regression_space == "velocity" and spec.paradigm != "flow":
+        raise ConfigError(f"generator.regression_space=velocity is for flows, and {spec.name} draws by "
+                          f"{'tokens' if spec.paradigm == 'autoregressive' else spec.paradigm}: leave it at native")
+
+
 def refuse_off_policy(config: Config, spec: BackboneSpec) -> None:
     """Raise ConfigError, which names the setting to change, when an update would score other than what was sampled."""
     for role in ("proposer", "solver"):

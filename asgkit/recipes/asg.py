@@ -11,6 +11,7 @@ Three U steps alternate with two G steps, and the two loops touch only through t
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import replace
 from typing import ClassVar
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from asgkit.ask import TargetEntropy
 from asgkit.backbones.base import TextStats
+from asgkit.learning.anchor import sampling_policy
 from asgkit.learning.objectives import (
     Batch,
     DrawingBatch,
@@ -90,6 +92,9 @@ class ASG:
         self.tokens = Count()
         self.memories = {"window": self.window, "baseline": self.baseline, "target": self.target,
                          "replay": self.replay, "tokens": self.tokens}
+        self.sampler = sampling_policy(self.backbone, c)  # None: the Generator itself
+        if self.sampler:
+            self.memories["sampler"] = self.sampler
         self.step_fields: Record = {}  # of the U step that was remembered last
 
     def phase(self, step: int) -> str:
@@ -193,8 +198,9 @@ class ASG:
         """Stages 1 to 4 of a G step for one shard: caption, diagnose, draw, score (all in `generation_round`, which
         the premise check takes too), with the rewards that train."""
         judge = self.tools.judge
-        made = generation_round(self.backbone, shard.pictures, self.config, lambda use: shard.rng(STREAMS[use]),
-                                scorer=self.tools.scorer, measure=self.tools.measure, stage=self.clock.stage)
+        with self.sampler.active() if self.sampler else nullcontext():
+            made = generation_round(self.backbone, shard.pictures, self.config, lambda use: shard.rng(STREAMS[use]),
+                                    scorer=self.tools.scorer, measure=self.tools.measure, stage=self.clock.stage)
         judged = judge.drawings([card.prompt for card in made.cards], made.groups) if judge else []
         BadStepGuard.check_finite("generator/rewards", made.scores.reward)
         oracle = torch.tensor(judged) if judged else None
@@ -213,7 +219,7 @@ class ASG:
             codes = self.backbone.encode_images(drawn.shard.pictures)
             return source_batch(prompts, codes, drawn.rewards, drawn.passed, **common)
         return drawing_batch(prompts, made.drawn.codes, made.drawn.logp, drawn.rewards, drawn.passed,
-                             control=self.config.control, **common)
+                             control=self.config.control, anchor=self.sampler, **common)
 
     # -- after the step ----------------------------------------------------------------------------------------------
     def remember(self, seen: Sequence[Signals]) -> None:
@@ -222,6 +228,8 @@ class ASG:
         if "best" in seen[0]:
             for image in every(seen, "best"):
                 self.replay.push(image)
+            if self.sampler:
+                self.sampler.follow()
             return
         window, baseline = len(self.window), self.baseline.value  # as the step found them
         self.window.update_many(every(seen, "difficulties"))

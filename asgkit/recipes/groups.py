@@ -119,6 +119,9 @@ class GroupRecipe(ABC):
         if self.config.control not in CONTROLS:
             raise ConfigError(f"control={self.config.control} acts on questions and votes, which recipe={self.name} "
                               f"does not have; it knows {', '.join(filter(None, CONTROLS))}")
+        if self.config.generator.nft_anchor == "policy":
+            raise ConfigError(f"generator.nft_anchor=policy needs a memory of weights, which recipe={self.name} does "
+                              "not keep: leave it at base")
         self.learners = {"generator": Learner("generator", self.config.generator.learning_rate)}
         self.memories: dict[str, Memory] = {}
 

@@ -17,7 +17,7 @@ from asgkit.config import Config
 from asgkit.recipes.asg_work import UnderstandingRow
 from asgkit.recipes.controls import control_rewards, control_vote, donors, keeps_gate, needs_judge
 from asgkit.runs.bad_steps import BadStepGuard
-from asgkit.solve import Vote, pseudo_label_mask, solver_rewards, words_before_answer
+from asgkit.solve import Vote, pseudo_label_mask, solver_rewards, words_said
 from asgkit.solve import vote as vote_again
 from asgkit.ste import RollingPercentile
 from asgkit.updates import EMABaseline, group_advantages
@@ -108,7 +108,7 @@ def reward_answers(table: Sequence[UnderstandingRow], where: Sequence[tuple[int,
         if vote is None:
             row.skip[k] = "no true answer"
             continue
-        rewards = torch.tensor([solver_rewards(vote, words=[words_before_answer(text) for text in row.raw[k]],
+        rewards = torch.tensor([solver_rewards(vote, words=[words_said(text) for text in row.raw[k]],
                                                low_info=config.solver.low_information_penalty)])
         BadStepGuard.check_finite("solver/rewards", rewards)
         seats.append(_Seat(i, k, row, vote, rewards))
