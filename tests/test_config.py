@@ -24,6 +24,7 @@ TABLE_S1 = {
     # not in the table: the reward weights of the text, the Solver's update, and that the method has no control
     "proposer.w_ste": 0.70, "proposer.w_sc": 0.30, "solver.update": "reinforce", "solver.train_on": "best",
     "control": "",
+    "pool.limit": 10_000, "precision": "bf16", "solver.focus_hints": False,
 }
 
 

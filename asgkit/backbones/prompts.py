@@ -17,7 +17,8 @@ class Prompts:
     (`{caption}`). forms: (pattern, index of the caption request) of texts that answer another request than the first,
     for prompts that no request was made for. spec, expect (`{question}`): the Proposer's requests for a drawing prompt
     of its own and for the answer that it expects to a question, as released; where they are empty, the caption request
-    and the canonical framing ask for them. Source: paper, sections on the three roles.
+    and the canonical framing ask for them. hints: what the calls of one vote are told to look at, in turn, where
+    focus hints are asked for. Source: paper, sections on the three roles.
     """
 
     ask: str
@@ -29,6 +30,7 @@ class Prompts:
     forms: tuple[tuple[str, int], ...] = ()
     spec: str = ""
     expect: str = ""
+    hints: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("canonical", *(f"framings[{i}]" for i in range(len(self.framings)))):
@@ -50,7 +52,8 @@ class Prompts:
         found = [index for pattern, index in self.forms if re.search(pattern, text)]
         return self.captions[found[0] if found else 0]
 
-    def solve(self, question: str, framing: int | None = None) -> str:
-        """The Solver's prompt for a question under one framing (None: the canonical one)."""
+    def solve(self, question: str, framing: int | None = None, hint: int | None = None) -> str:
+        """The Solver's prompt for a question under one framing (None: the canonical one), below a focus hint if any."""
         template = self.canonical if framing is None else self.framings[framing]
-        return template.format(question=question)
+        told = "" if hint is None else f"{self.hints[hint % len(self.hints)]}\n"
+        return told + template.format(question=question)

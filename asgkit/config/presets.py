@@ -7,6 +7,8 @@ from typing import Any
 # Every difference from the paper's constants (table S1) is listed here, with its reason.
 PAPER: dict[str, Any] = {
     "preset": "paper",
+    "precision": "bf16",
+    "pool": {"limit": 10_000},
     "schedule": {"steps": 10_000, "images": 1},
     "proposer": {"target_momentum": 0.95},
 }

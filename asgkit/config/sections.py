@@ -70,6 +70,7 @@ class SolverConfig(_Strict):
     train: bool = True
     framings: int = Field(7, gt=0)
     votes: Literal["framings", "temperature"] = "framings"  # temperature: N samples of one framing (table 4)
+    focus_hints: bool = False  # each call also names one of seven things to look at (the paper's appendix, the release)
     temperature: float = Field(1.0, ge=0)
     top_p: float = Field(1.0, gt=0, le=1)
     max_new_tokens: int = Field(96, gt=0)

@@ -27,6 +27,9 @@ def drawing_sampler(config: Config, spec: BackboneSpec) -> NativeSampling:
 def refuse_unfit(config: Config, spec: BackboneSpec) -> None:
     """Raise ConfigError for settings under which a backbone cannot learn what they say."""
     refuse_off_policy(config, spec)
+    if config.solver.focus_hints and not spec.prompts.hints:
+        raise ConfigError(f"solver.focus_hints=true needs hints, and the prompts of {spec.name} have none: leave it "
+                          "off")
     if config.generator.regression_space == "velocity" and spec.paradigm != "flow":
         raise ConfigError(f"generator.regression_space=velocity is for flows, and {spec.name} draws by "
                           f"{'tokens' if spec.paradigm == 'autoregressive' else spec.paradigm}: leave it at native")

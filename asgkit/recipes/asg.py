@@ -148,7 +148,7 @@ class ASG:
         prefix = self.backbone.prefix(shard.pictures, role="solver")
         solved = answer_questions(self.backbone, prefix, texts, rows, framings=s.framings, temperature=s.temperature,
                                   top_p=s.top_p, max_new_tokens=s.max_new_tokens, seed=shard.number(SOLVE),
-                                  perturb=s.votes == "framings")
+                                  perturb=s.votes == "framings", hints=s.focus_hints)
         self.tools.stop.check()
         top, mean, greedy = greedy_difficulty(self.backbone, prefix, texts, rows, tokens=s.ste_tokens,
                                               max_new_tokens=s.max_new_tokens, start=s.ste_from)

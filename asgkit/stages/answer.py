@@ -85,18 +85,20 @@ class Solved:
 def answer_questions(
     backbone: Backbone, prefix: Prefix, questions: Sequence[str], rows: Sequence[int], *, framings: int,
     temperature: float, top_p: float = 1.0, max_new_tokens: int, seed: int = 0, perturb: bool = True,
+    hints: bool = False,
 ) -> Solved:
     """Answer each question about image `rows[i]` once under each of the first `framings` framings, in one batch.
 
     `perturb=False`: as many samples of the canonical framing instead (temperature sampling, table 4). Otherwise only
-    the instruction preamble varies between a question's N prompts (paper, table S7). Raises ValueError when
-    the backbone has fewer framings, NonFiniteValue for NaN in log-probabilities.
+    the instruction preamble varies between a question's N prompts (paper, table S7), and with `hints` a focus hint
+    above it. Raises ValueError when the backbone has fewer framings, NonFiniteValue for NaN in log-probabilities.
     Source: paper (prompt-perturbed self-consistency).
     """
     have = len(backbone.spec.prompts.framings)
     if framings > have:
         raise ValueError(f"{framings} framings asked for, {backbone.spec.name} has {have}: lower solver.framings")
-    asked = [backbone.spec.prompts.solve(q, n if perturb else None) for q in questions for n in range(framings)]
+    asked = [backbone.spec.prompts.solve(q, n if perturb else None, n if hints else None)
+             for q in questions for n in range(framings)]
     where = [row for row in rows for _ in range(framings)]
     sampled = backbone.answer(prefix, asked, rows=where, max_new_tokens=max_new_tokens, temperature=temperature,
                               top_p=top_p, seed=seed)

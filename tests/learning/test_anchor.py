@@ -118,6 +118,8 @@ def test_what_does_not_fit_is_refused(tiny, pool_folder, tmp_path):
         with pytest.raises(ConfigError, match="is for flows"):
             refuse_unfit(resolve("tiny", {"backbone": name, "generator.regression_space": "velocity"}),
                          load_backbone(name).spec)
+    with pytest.raises(ConfigError, match="prompts of tiny-ar have none"):
+        refuse_unfit(resolve("tiny", {"solver.focus_hints": True}), tiny.spec)
     with pytest.raises(ConfigError, match="never samples"):
         resolve("tiny", POLICY | {"generator.adapter": "solver"})
     with pytest.raises(ConfigError, match=r"nft_anchor changes nothing under recipe=gvu"):
