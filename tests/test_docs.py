@@ -15,7 +15,7 @@ from paths import ROOT
 
 import asgkit
 from asgkit import recipes
-from asgkit.config import Config, keys
+from asgkit.config import Config, flatten, keys, parse_override, resolve
 from asgkit.recipes import all_fields
 from asgkit.recipes.controls import CONTROLS
 from asgkit.report.page.page import BLOCK, PAGE, fill_page
@@ -24,7 +24,8 @@ FIELDS = all_fields()
 METHOD = ROOT / "docs" / "method.md"
 RECIPES = ROOT / "docs" / "recipes.md"
 CONTROL_PAGE = ROOT / "docs" / "controls.md"
-PAGES = [ROOT / "README.md", METHOD, RECIPES, CONTROL_PAGE, ROOT / "docs" / "real_backbones.md", ROOT / "AGENTS.md"]
+RELEASED_PAGE = ROOT / "docs" / "released.md"
+PAGES = [ROOT / "README.md", METHOD, RECIPES, CONTROL_PAGE, RELEASED_PAGE, ROOT / "docs" / "real_backbones.md", ROOT / "AGENTS.md"]
 
 
 def links(page: Path) -> list[str]:
@@ -47,7 +48,7 @@ def names_of_the_package() -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_leads_somewhere(page: Path) -> None:
-    assert len(links(page)) >= {"AGENTS.md": 2, "recipes.md": 7, "controls.md": 2}.get(page.name, 10)
+    assert len(links(page)) >= {"AGENTS.md": 2, "recipes.md": 7, "controls.md": 2, "released.md": 2}.get(page.name, 10)
     for target in links(page):
         path, _, anchor = target.partition("#")
         file = (page.parent / path).resolve() if path else page
@@ -101,6 +102,29 @@ def test_the_pages_name_settings_and_fields_that_exist() -> None:
         assert not {key for key in settings if not key.startswith("own.")} - set(keys()), page.name
     assert {text for text in code(CONTROL_PAGE) if text.startswith("control/")} == {
         name for name, field in FIELDS.items() if field.controls}
+
+
+def test_the_ten_points_are_switches_and_the_preset_sets_each_where_the_page_says() -> None:
+    rows = re.findall(r"^\| (\d+) \| .+ \| (`.+`) \| (.+?) \|$", RELEASED_PAGE.read_text(), flags=re.MULTILINE)
+    assert [int(number) for number, *_ in rows] == list(range(1, 11))
+    own = {"tiny-ar": ("all", "autoregressive"), "tiny-flow": ("all", "flow", "tiny-flow"),
+           "tiny-diffusion": ("all", "diffusion")}
+    for number, switches, where in rows:
+        wanted = [parse_override(text) for text in re.findall(r"`([^`]+)`", switches)]
+        for backbone, names in own.items():
+            released = flatten(resolve("released", {"backbone": backbone}).model_dump())
+            says = any(name in re.split(r"[;,] ", where) for name in names)
+            assert (released[wanted[0][0]] == wanted[0][1]) == says, (number, backbone)
+            assert all(key in released for key, _ in wanted)
+
+
+def test_the_rows_of_table_s1_that_the_page_gives_as_settings_are_the_presets() -> None:
+    text = RELEASED_PAGE.read_text()
+    paper = flatten(resolve("paper").model_dump())
+    section = text[text.index("## Table S1") : text.index("## The paper's step")]
+    given = dict(parse_override(one) for one in re.findall(r"`(pool[^`]+|precision[^`]+|kl[^`]+)`", section))
+    assert given == {"pool.limit": 10_000, "precision": "bf16", "kl.rule": "adaptive"}
+    assert all(paper[key] == value for key, value in given.items())
 
 
 def test_the_method_stays_short_enough_to_look_things_up() -> None:
