@@ -2,7 +2,8 @@
 
 from asgkit.config.presets import PRESETS
 from asgkit.config.resolve import flatten, from_dict, keys, measured_name, parse_override, resolve
-from asgkit.config.sections import Config, GeneratorConfig, PoolConfig, SolverConfig
+from asgkit.config.roles import GeneratorConfig, SolverConfig
+from asgkit.config.sections import Config, PoolConfig
 from asgkit.errors import ConfigError
 
 __all__ = ["PRESETS", "Config", "ConfigError", "GeneratorConfig", "PoolConfig", "SolverConfig", "flatten", "from_dict",

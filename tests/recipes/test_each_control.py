@@ -14,6 +14,7 @@ from asgkit.errors import ConfigError
 from asgkit.evals.oracle import ShapesJudge
 from asgkit.recipes.controls import CONTROLS, needs_judge
 from asgkit.solve import solver_rewards, vote
+from asgkit.stages.answer import answer_questions
 from asgkit.updates import group_advantages
 
 STEPS = {"schedule.understanding": 1, "schedule.generation": 1, "schedule.images": 6}
@@ -237,3 +238,24 @@ def test_who_exchanges_needs_somebody_to_exchange_with(pool_folder):
     for control in ("permuted", "other_picture"):
         with pytest.raises(ConfigError, match=r"schedule\.images to 2 or more"):
             small_config(pool_folder, {"control": control, "schedule.images": 1})
+
+
+def judged_by(scorer: str, pool_folder, folder) -> tuple:
+    """A U step that moves the Solver far, then a G step: records of both, the G step's work, the trainer."""
+    config = small_config(pool_folder, STEPS | {"generator.scorer": scorer, "solver.learning_rate": 0.02})
+    trainer = open_trainer(config, folder / scorer)
+    works, sample = [], trainer.recipe.sample
+    trainer.recipe.sample = lambda shard, phase: works.append(sample(shard, phase)) or works[-1]
+    return trainer.train_step(), trainer.train_step(), works[1], trainer
+
+
+def test_a_frozen_judge_answers_as_the_base_and_everything_else_is_the_methods(pool_folder, tmp_path):
+    asked, drawn, *_ = judged_by("live", pool_folder, tmp_path)
+    same, other, work, trainer = judged_by("frozen", pool_folder, tmp_path)
+    assert asked == same and all(column(drawn, name) == column(other, name) for name in ("prompt", "questions"))
+    assert column(drawn, "references") != column(other, "references")  # the Solver has moved, the base has not
+    base = trainer.backbone.prefix(work.shard.pictures, role=None)
+    for i, (r, card) in enumerate(zip(other, work.made.cards, strict=True)):
+        votes = answer_questions(trainer.backbone, base, card.questions, [i] * len(card.questions), framings=3,
+                                 temperature=0.0, max_new_tokens=1).votes if card.questions else []
+        assert r["references"] == [v.majority for v in votes]
