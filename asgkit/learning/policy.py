@@ -27,7 +27,8 @@ def drawing_sampler(config: Config, spec: BackboneSpec) -> NativeSampling:
 def refuse_unfit(config: Config, spec: BackboneSpec) -> None:
     """Raise ConfigError for settings under which a backbone cannot learn what they say."""
     refuse_off_policy(config, spec)
-    if config.solver.focus_hints and not spec.prompts.hints:
+    hinted = reads(config.recipe, "solver.focus_hints") and config.solver.focus_hints
+    if hinted and not spec.prompts.hints:
         raise ConfigError(f"solver.focus_hints=true needs hints, and the prompts of {spec.name} have none: leave it "
                           "off")
     if config.generator.regression_space == "velocity" and spec.paradigm != "flow":
@@ -60,7 +61,8 @@ def _draws_tokens(config: Config, spec: BackboneSpec) -> bool:
     """Whether the Generator learns from the log-probabilities of tokens that it drew."""
     g = config.generator
     scheduled = not reads(config.recipe, "schedule.generation") or config.schedule.generation > 0
-    return spec.paradigm == "autoregressive" and g.train and g.target == "candidates" and scheduled
+    real = reads(config.recipe, "generator.target") and g.target == "source_image"  # pictures that nobody sampled
+    return spec.paradigm == "autoregressive" and g.train and scheduled and not real
 
 
 def _refusal(name: str, value: float, what: str, change: str) -> ConfigError:

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from asgkit.backbones.base import Drawings
+from asgkit.config.reads import reads
 from asgkit.errors import ConfigError
 from asgkit.learning.objectives import DrawingBatch, drawing_batch, logged_advantages
 from asgkit.learning.optimiser import UpdateStats
@@ -119,7 +120,7 @@ class GroupRecipe(ABC):
         if self.config.control not in CONTROLS:
             raise ConfigError(f"control={self.config.control} acts on questions and votes, which recipe={self.name} "
                               f"does not have; it knows {', '.join(filter(None, CONTROLS))}")
-        if self.config.generator.nft_anchor == "policy":
+        if reads(self.config.recipe, "generator.nft_anchor") and self.config.generator.nft_anchor == "policy":
             raise ConfigError(f"generator.nft_anchor=policy needs a memory of weights, which recipe={self.name} does "
                               "not keep: leave it at base")
         self.learners = {"generator": Learner("generator", self.config.generator.learning_rate)}
