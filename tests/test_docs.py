@@ -25,7 +25,8 @@ METHOD = ROOT / "docs" / "method.md"
 RECIPES = ROOT / "docs" / "recipes.md"
 CONTROL_PAGE = ROOT / "docs" / "controls.md"
 RELEASED_PAGE = ROOT / "docs" / "released.md"
-PAGES = [ROOT / "README.md", METHOD, RECIPES, CONTROL_PAGE, RELEASED_PAGE, ROOT / "docs" / "real_backbones.md", ROOT / "AGENTS.md"]
+PAGES = [ROOT / "README.md", METHOD, RECIPES, CONTROL_PAGE, RELEASED_PAGE, ROOT / "docs" / "real_backbones.md",
+         ROOT / "AGENTS.md"]
 
 
 def links(page: Path) -> list[str]:
