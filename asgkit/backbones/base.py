@@ -25,7 +25,8 @@ class BackboneSpec:
 
     paradigm: how it draws; image_side: side in pixels of the square images it reads and draws; code_shape: shape of
     one drawing's codes (tokens) or latent; vocabulary: size of the text vocabulary; max_new_tokens: longest text;
-    times: how its pre-training drew the times of a regression loss (`none` for tokens).
+    times: how its pre-training drew the times of a regression loss (`none` for tokens); world: the procedural world
+    whose benchmarks fit it (`asgkit.evals.worlds`), nothing that the trainer reads.
     """
 
     name: str
@@ -36,6 +37,7 @@ class BackboneSpec:
     max_new_tokens: int
     prompts: Prompts
     times: Literal["none", "logit_normal", "uniform"] = "none"
+    world: str = "shapes"
 
 
 @dataclass(frozen=True)

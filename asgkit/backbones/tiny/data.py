@@ -23,12 +23,16 @@ DRAWINGS = 16  # of the images of a batch: drawing lags behind reading, so its j
 
 @dataclass(frozen=True)
 class TextRows:
-    """Word sequences (R, T) about images `rows` (R,); `loss` (R, T) marks the completion's words."""
+    """Word sequences (R, T) about images `rows` (R,); `loss` (R, T) marks the completion's words.
+
+    start: (R,) position of each row's first word; None: 0 for all.
+    """
 
     ids: Tensor
     mask: Tensor
     loss: Tensor
     rows: Tensor
+    start: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Batch:
     draw: TextRows
 
 
-def text_rows(tokenizer: WordTokenizer, pairs: list[tuple[str, str, int]]) -> TextRows:
+def text_rows(tokenizer: WordTokenizer, pairs: list[tuple[str, str, int]], start: Tensor | None = None) -> TextRows:
     """Pack (prompt, completion, image row) triples; the completion and its end carry the loss."""
     prompts = [tokenizer.encode(prompt) for prompt, _, _ in pairs]
     full = [p + tokenizer.encode(c) + [EOS] for p, (_, c, _) in zip(prompts, pairs, strict=True)]
@@ -52,7 +56,7 @@ def text_rows(tokenizer: WordTokenizer, pairs: list[tuple[str, str, int]]) -> Te
         ids[i, : len(row)] = torch.tensor(row)
         loss[i, len(prompt) : len(row)] = True
     mask = torch.arange(width)[None] < torch.tensor([len(row) for row in full])[:, None]
-    return TextRows(ids, mask, loss, torch.tensor([row for _, _, row in pairs]))
+    return TextRows(ids, mask, loss, torch.tensor([row for _, _, row in pairs]), start)
 
 
 _ANSWERS = {
