@@ -115,7 +115,9 @@ def premise(
     [bold]asgkit premise base=registers --split test --out premise.json[/] ·
     [bold]asgkit premise backbone=tiny-flow generator.scorer=CHECKPOINT[/] (another judge of the same drawings)
     """
+    from asgkit import gates
     from asgkit import premise as report
+    from asgkit.evals.worlds import world_of
     from asgkit.launch import open_scorer, use_threads
     from asgkit.verdicts import judge_premise, print_verdicts
 
@@ -126,11 +128,17 @@ def premise(
     use_threads(threads)
     config = resolve("tiny", overrides or [])
     scorer = open_scorer(config, _device(config))
-    found = report.measure_premise(check_backbone(config), split=split, seed=config.seed, config=config, scorer=scorer,
+    backbone = check_backbone(config)
+    found = report.measure_premise(backbone, split=split, seed=config.seed, config=config, scorer=scorer,
                                    **(report.QUICK if quick else report.FULL))
+    if world_of(backbone).unanswerable:
+        found["gates"] = gates.measure_gates(backbone, config, split=split, seed=config.seed,
+                                             **(gates.QUICK if quick else gates.FULL))
     found["oracle_gain"] = report.oracle_gain(results, config.backbone, report.base_name(config))
     report.print_premise(found, out)
     print_verdicts(judge_premise(found), out)
+    if "gates" in found:
+        gates.print_gates(found["gates"], out)
     if "registers" in found["base"]:
         out.print("On the base registers the framings err independently by design: its voting gain is built in.")
     if to:
@@ -171,7 +179,7 @@ def train(
         raise Refused(f"{path} already holds a run: continue it with --resume, or choose another --run")
     if resume:
         _check_resume(path, config)
-    check_backbone(config)
+    backbone = check_backbone(config)
     default_pool(config)
     out.print(f"device: {_device(config).reason}", markup=False, highlight=False)
     out.print(f"run: {path}, {config.schedule.steps} steps of {config.schedule.images} images", markup=False,
@@ -179,8 +187,9 @@ def train(
     judge = None
     if config.control == "oracle":
         from asgkit.evals.oracle import ShapesJudge
+        from asgkit.evals.worlds import world_of
 
-        judge = ShapesJudge()
+        judge = ShapesJudge(world_of(backbone))
     try:
         with TrainProgress(config.schedule.steps, out, _step_of(path) if resume else 0) as progress:
             launch.train(config, path, resume=resume, judge=judge, progress=progress)
@@ -231,11 +240,23 @@ def check_backbone(config: Config) -> Any:
     device = _device(config)
     with refusing(ValueError):
         backbone = open_backbone(config, device)
+    _check_length(config, backbone)
     have = len(backbone.spec.prompts.framings)
     for key, count in (("solver.framings", config.solver.framings), ("generator.votes", config.generator.votes)):
         if count > have:
             raise Refused(f"{key}={count}, but {config.backbone} has {have} framings: set {key}={have} or less")
     return backbone
+
+
+def _check_length(config: Config, backbone: Any) -> None:
+    """Refuse answers that are cut off before the longest true one of the base's world ends."""
+    from asgkit.evals.worlds import world_of
+
+    with refusing(ValueError):
+        words = world_of(backbone).answer_tokens - 1
+    if config.solver.max_new_tokens < words:
+        raise Refused(f"solver.max_new_tokens={config.solver.max_new_tokens} cuts the answers of {config.base}, which "
+                      f"have up to {words} words: set solver.max_new_tokens={words + 1}")
 
 
 def default_pool(config: Config) -> None:

@@ -249,6 +249,8 @@ SMOKE: dict[str, Any] = {
 REGRESSION = {"generator.learning_rate": 1e-3}
 TUNED: dict[tuple[str, str], dict[str, Any]] = {(preset, backbone): REGRESSION for preset in ("tiny", "smoke")
                                                 for backbone in ("tiny-flow", "tiny-diffusion")}
+# Bases about scenes answer in up to six words and an end, and ask in up to ten. Their names begin with `scenes`.
+SCENES = {"solver.max_new_tokens": 8, "proposer.max_new_tokens": 18}
 PRESETS: dict[str, dict[str, Any]] = {"paper": PAPER, "tiny": TINY, "smoke": SMOKE}
 
 
@@ -324,7 +326,10 @@ def resolve(preset: str = "tiny", overrides: Iterable[str] | dict[str, Any] = ()
         raise ConfigError(f"unknown preset {preset!r}; did you mean {near[0]!r}? Presets: {sorted(PRESETS)}")
     tree = _copy(PRESETS[preset])
     pairs = dict(overrides.items() if isinstance(overrides, dict) else map(parse_override, overrides))
-    tuned = TUNED.get((preset, str(pairs.get("backbone", Config.model_fields["backbone"].default))), {})
+    backbone, base = (str(pairs.get(key, Config.model_fields[key].default)) for key in ("backbone", "base"))
+    tuned = TUNED.get((preset, backbone), {})
+    if preset != "paper" and measured_name(backbone, base).startswith(f"{backbone}-scenes"):
+        tuned = tuned | SCENES
     for key, value in (tuned | pairs).items():
         if key == "preset" and value != preset:  # it would rename the run and change nothing else
             raise ConfigError(f"preset={value} cannot be an override: choose it by --preset {value}")
