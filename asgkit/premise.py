@@ -50,8 +50,8 @@ def measure_premise(backbone: Backbone, *, split: str = "dev", per_family: int =
     config, world = config or resolve("tiny"), world_of(backbone)
     answers = items or evaluate_answers(backbone, None, split, per_family, seed)
     if len(answers.family) != per_family * len(world.families):
-        raise ValueError(f"items holds {len(answers.family)} questions, not {per_family} of each of {len(world.families)} "
-                         "families: evaluate them with the same per_family")
+        raise ValueError(f"items holds {len(answers.family)} questions, not {per_family} of each of "
+                         f"{len(world.families)} families: evaluate them with the same per_family")
     return {
         "backbone": backbone.spec.name, "base": base, "split": split, "seed": seed,
         "scorer": Path(config.generator.scorer).name,

@@ -154,8 +154,9 @@ class DrawingItems:
 
 
 def evaluate_drawings(backbone: Backbone, role: Role | None = "generator", split: str = "test",
-                      per_tag: int | None = None, samples: int = 4, guidance: float | None = None, temperature: float | None = None,
-                      keep: bool = False, prompts: list[Prompt] | None = None) -> DrawingItems:
+                      per_tag: int | None = None, samples: int = 4, guidance: float | None = None,
+                      temperature: float | None = None, keep: bool = False,
+                      prompts: list[Prompt] | None = None) -> DrawingItems:
     """Draw every benchmark prompt `samples` times with fixed seeds and check each drawing strictly.
 
     per_tag: None for the full size of the backbone's world.

@@ -26,8 +26,8 @@ class World:
     """What evaluation may know of a world: its truth.
 
     families: of questions, in the order of the benchmark; unanswerable: those of them whose truth is that there is no
-    answer, and no_answer: how it is said; tags: of drawing prompts; splits: of its benchmarks; answer_tokens: of the longest true answer with its
-    end; per_family, per_tag: full sizes of the benchmarks.
+    answer, and no_answer: how it is said; tags: of drawing prompts; splits: of its benchmarks; answer_tokens: of the
+    longest true answer with its end; per_family, per_tag: full sizes of the benchmarks.
     """
 
     name: str

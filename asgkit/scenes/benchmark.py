@@ -12,11 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from asgkit.scenes.detector import agrees, detect
-from asgkit.scenes.text import FAMILIES, NUMBERS, QA, RELATIONS, Wanted, ask_about, parse_caption
+from asgkit.scenes.text import FAMILIES, NUMBERS, Wanted, ask_about, parse_caption
 from asgkit.scenes.world import (
     HELD,
     PLACES,
-    PLURALS,
     SHAPES,
     combination,
     kinds,
@@ -25,8 +24,9 @@ from asgkit.scenes.world import (
     sample_scene,
     split_of,
 )
-from asgkit.shapes.benchmark import VQABenchmark as VQABenchmark
-from asgkit.shapes.benchmark import degrade
+from asgkit.shapes.benchmark import VQABenchmark, degrade
+from asgkit.shapes.text import RELATIONS
+from asgkit.shapes.world import PLURALS
 
 TAGS = ("two", "three", "counting", "place", "relation", "number")
 SEEDS = dict(zip(HELD, (11, 22, 33), strict=True))

@@ -1,4 +1,4 @@
-"""An exact programmatic reader of pictures of scenes: colours, shapes, sizes, places and the number. Evaluation only."""
+"""An exact programmatic reader of scenes: colours, shapes, sizes, places and the number. Evaluation only."""
 
 from __future__ import annotations
 
@@ -9,9 +9,20 @@ import numpy as np
 from scipy import ndimage
 
 from asgkit.scenes.text import Wanted
-from asgkit.scenes.world import CELL, COLOR_NAMES, COLORS, PLACES, SHAPES, SIDE, SIZES, Scene, Thing, kinds, template
-from asgkit.shapes.detector import JUNK as JUNK
-from asgkit.shapes.detector import world_pixels as world_pixels
+from asgkit.scenes.world import (
+    CELL,
+    COLOR_NAMES,
+    COLORS,
+    PLACES,
+    SHAPES,
+    SIDE,
+    SIZES,
+    Scene,
+    Thing,
+    kinds,
+    template,
+)
+from asgkit.shapes.detector import JUNK
 from asgkit.shapes.digits import read_digit
 from asgkit.shapes.text import relation_between
 

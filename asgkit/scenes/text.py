@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from asgkit.scenes.world import COLOR_NAMES, LINES, PLACES, PLURALS, SHAPES, Scene, kinds
+from asgkit.scenes.world import COLOR_NAMES, LINES, PLACES, SHAPES, Scene, kinds
 from asgkit.shapes.text import RELATIONS, relation_between
+from asgkit.shapes.world import PLURALS
 
 ANSWERABLE = ("existence", "color", "shape", "object", "count", "place", "comparison", "list", "reading")
 UNANSWERABLE = ("none", "several")

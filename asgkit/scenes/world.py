@@ -15,7 +15,6 @@ from PIL import Image
 from asgkit.shapes.digits import digit_split, read_digit
 from asgkit.shapes.world import CELL, MIN_VISIBLE, SHAPES, SIDE, SIZES, Thing, template
 from asgkit.shapes.world import COLORS as BRIGHT
-from asgkit.shapes.world import PLURALS as PLURALS
 
 COLORS = BRIGHT | {f"dark {name}": tuple(value // 2 for value in rgb) for name, rgb in BRIGHT.items()}
 COLOR_NAMES = tuple(COLORS)

@@ -14,7 +14,8 @@ from asgkit.backbones.tiny.prompts import ANSWER, ASK, CAPTION, DIAGNOSE, DRAW
 from asgkit.backbones.tiny.scene_prompts import OFFSETS, STYLES, TRAINED, TRAINED_WEIGHTS
 from asgkit.backbones.tiny.tokenizer import WordTokenizer
 from asgkit.scenes.text import NONE, NUMBERS, QA, SEVERAL, caption, caption_styles, diagnose, sample_qa
-from asgkit.scenes.world import COLOR_NAMES, PLACES, PLURALS, SHAPES, Scene, render, sample_scene
+from asgkit.scenes.world import COLOR_NAMES, PLACES, SHAPES, Scene, render, sample_scene
+from asgkit.shapes.world import PLURALS
 
 # In the order of text.FAMILIES: the families that are slow to learn are asked about more often. A scene that does not
 # support a family draws again, so shares of questions differ: see docs/world.md.
