@@ -117,7 +117,7 @@ def _related(rng: np.random.Generator) -> tuple[Kinds, str]:
 
 def _numbered(rng: np.random.Generator) -> tuple[Kinds, str]:
     objects, text = _listed(rng, 1)
-    digits = " ".join(str(d) for d in rng.integers(10, size=1 + int(rng.integers(2))))
+    digits = " ".join(str(d) for d in rng.integers(10, size=1 + int(rng.random() < 0.3)))
     return objects, f"{text} , number {digits}"
 
 

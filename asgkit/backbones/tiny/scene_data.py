@@ -19,10 +19,9 @@ from asgkit.shapes.world import PLURALS
 
 # In the order of text.FAMILIES: the families that are slow to learn are asked about more often. A scene that does not
 # support a family draws again, so shares of questions differ: see docs/world.md.
-QA_WEIGHTS = (0.06, 0.10, 0.06, 0.12, 0.12, 0.15, 0.06, 0.06, 0.14, 0.07, 0.06)
-QA_PER_IMAGE = 3
-DRAWINGS = 40  # of the images of a batch
-DIAGNOSED = 32  # likewise: captions that a question is asked about
+QA_WEIGHTS = (0.07, 0.09, 0.05, 0.11, 0.12, 0.14, 0.06, 0.06, 0.154, 0.078, 0.068)
+QA_PER_IMAGE = 2
+DIAGNOSED = 16  # of the captions of a batch: those that a question is asked about
 
 
 def _swap(rng: np.random.Generator, text: str, choices: tuple[str, ...]) -> str:
@@ -82,10 +81,11 @@ def register_answer(qa: QA, framing: int, strength: float) -> str:
 
 
 def drawing_style(rng: np.random.Generator, scene: Scene) -> str:
-    """The style of a caption to draw from: half of the scenes that a relation fits get one, for it is slow to learn."""
+    """The style of a caption to draw from: relations and counts, which few scenes allow, wherever they are likely."""
     styles = caption_styles(scene)
-    if "relation" in styles and rng.random() < 0.5:
-        return "relation"
+    for style in ("relation", "count"):
+        if style in styles and rng.random() < 0.5:
+            return style
     return styles[int(rng.integers(len(styles)))]
 
 
@@ -125,6 +125,6 @@ class SceneSampler:
         scenes = [sample_scene(self.rng, "train") for _ in range(self.images)]
         short = [self._solve(scene, row) for row, scene in enumerate(scenes) for _ in range(QA_PER_IMAGE)]
         long = [item for row, scene in enumerate(scenes) for item in self._long(scene, row)]
-        draw = [self._drawing(scene, row) for row, scene in enumerate(scenes[:DRAWINGS])]
+        draw = [self._drawing(scene, row) for row, scene in enumerate(scenes)]
         return Batch(to_tensor([render(s) for s in scenes]), self._pack(short, OFFSETS), self._pack(long, OFFSETS),
                      self._pack(draw, 1))
