@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from asgkit.config import Config, PoolConfig, measured_name, parse_override, resolve
+from asgkit.config import SCENES, Config, PoolConfig, measured_name, parse_override, resolve
 from asgkit.console import Overrides, Refused, Threads, TrainProgress, out, refusing, table
 
 
@@ -24,6 +24,7 @@ def pretrain(
     registers: Annotated[float | None, typer.Option(
         min=0.0, max=1.0, help="Second stage of tiny-ar: teach a clean base errors of this strength.")] = None,
     source: Annotated[Path | None, typer.Option("--from", help="Clean base of the second stage.")] = None,
+    world: Annotated[str, typer.Option(help="shapes, or scenes: what it learns to read and draw.")] = "shapes",
     snapshots: Annotated[str, typer.Option(help="Steps of the reading stage to keep as well: 60,150,400.")] = "",
     to: Annotated[Path | None, typer.Option("--out", help="Checkpoint to write (.safetensors).")] = None,
     precision: Annotated[str, typer.Option(help="bf16, or fp32 for processors without bf16.")] = "bf16",
@@ -33,7 +34,8 @@ def pretrain(
 
     On one core 8 minutes (tiny-ar), 17 (tiny-flow), 22 (tiny-diffusion). Examples: [bold]asgkit pretrain tiny-ar --out
     my.safetensors[/] · [bold]asgkit pretrain tiny-ar --registers 0.25 --out my-registers.safetensors[/] · [bold]asgkit
-    pretrain tiny-flow[/]. Then train on it: [bold]asgkit train base=my.safetensors[/]
+    pretrain tiny-flow[/] · [bold]asgkit pretrain tiny-ar --world scenes[/] (20 minutes). Then train on it:
+    [bold]asgkit train base=my.safetensors[/]
     """
     from asgkit.backbones.base import BACKBONES
     from asgkit.launch import use_threads
@@ -47,7 +49,9 @@ def pretrain(
         raise Refused(f"unknown precision {precision!r}; choose bf16 or fp32")
     if source and registers is None:
         raise Refused("--from is the base of the second stage; give its strength too: --registers 0.25")
-    path = to or Path("results/pretrain") / f"{model}-{'clean' if registers is None else 'registers'}.safetensors"
+    if world not in BASES:
+        raise Refused(f"unknown world {world!r}; choose one of {', '.join(BASES)}")
+    path = to or Path("results/pretrain") / f"{model}-{BASES[world][registers is not None]}.safetensors"
     if path.exists():
         raise Refused(f"{path} exists; name another file with --out")
     use_threads(threads)
@@ -56,12 +60,15 @@ def pretrain(
     chosen = {k: v for k, v in chosen.items() if v is not None}
     keep = _snapshot_steps(snapshots)
     if model == "tiny-ar":
-        _pretrain_codes(path, chosen, source, keep)
+        _pretrain_codes(path, world, chosen, source, keep)
     else:
-        _pretrain_latent(model, path, chosen, keep)
+        _pretrain_latent(model, path, world, chosen, keep)
     log = path.with_suffix(".jsonl").name
     out.print(f"wrote {path} and {log}; train on it: asgkit train {_as_backbone(model)}base={path}", markup=False,
               highlight=False)
+
+
+BASES = {"shapes": ("clean", "registers"), "scenes": ("scenes", "scenes-registers")}  # without and with registers
 
 
 def _as_backbone(model: str) -> str:
@@ -74,15 +81,17 @@ def _snapshot_steps(text: str) -> set[int]:
     return {int(part) for part in text.split(",")} if text else set()
 
 
-def _pretrain_codes(path: Path, chosen: dict[str, Any], source: Path | None, keep: set[int]) -> None:
+def _pretrain_codes(path: Path, world: str, chosen: dict[str, Any], source: Path | None, keep: set[int]) -> None:
     from asgkit.backbones.tiny import pretrain as stage
     from asgkit.backbones.tiny.understand import CHECKPOINTS
 
-    config = stage.PretrainConfig(**{**(stage.REGISTERS if "registers" in chosen else {}), **chosen})
+    config = stage.PretrainConfig(**{**(stage.SCENES if world == "scenes" else {}),
+                                     **(stage.REGISTERS if "registers" in chosen else {}), **chosen})
     log = path.with_suffix(".jsonl")
     if "registers" in chosen:
-        with refusing(ValueError):  # a base of another version
-            network = stage.finetune_registers(source or CHECKPOINTS / "tiny-ar-clean.safetensors", config, log)
+        clean = source or CHECKPOINTS / f"tiny-ar-{BASES[world][0]}.safetensors"
+        with refusing(ValueError):  # a base of another version or world
+            network = stage.finetune_registers(clean, config, log)
     else:
         network = stage.new_network(config)
         stage.train(network, config, log, after=lambda step: step in keep and stage.save(
@@ -90,11 +99,11 @@ def _pretrain_codes(path: Path, chosen: dict[str, Any], source: Path | None, kee
     stage.save(network, config, path)
 
 
-def _pretrain_latent(model: str, path: Path, chosen: dict[str, Any], keep: set[int]) -> None:
+def _pretrain_latent(model: str, path: Path, world: str, chosen: dict[str, Any], keep: set[int]) -> None:
     from asgkit.backbones.tiny import pretrain_latent as stage
 
-    config = stage.latent_config(model, **chosen)
-    network = stage.new_network(model, config.seed)
+    config = stage.latent_config(model, world=world, **chosen)
+    network = stage.new_network(model, config.seed, world)
     stage.train_stages(network, config, path.with_suffix(".jsonl"), after=lambda step: step in keep and stage.save(
         network, config, path.with_name(f"{path.stem}-step{step}.safetensors")))
     stage.save(network, config, path)
@@ -260,13 +269,16 @@ def _check_length(config: Config, backbone: Any) -> None:
 
 
 def default_pool(config: Config) -> None:
-    """Render the default pool if it is asked for and not there; a folder of one's own is left alone."""
+    """Render the default pool of a world if it is asked for and not there; a folder of one's own is left alone."""
     from asgkit.reproduce import POOL_SCENES, ensure_pool
 
     path = config.pool.path
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and path == PoolConfig().path and not Path(path).is_dir():
-        raise Refused(f"several processes would write {path} at once: make it first with asgkit shapes render {path}")
-    if path == PoolConfig().path and ensure_pool(Path(path), POOL_SCENES):
+    world = {PoolConfig().path: "shapes", SCENES["pool.path"]: "scenes"}.get(path)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and world and not Path(path).is_dir():
+        how = "" if world == "shapes" else f" --world {world}"
+        raise Refused(f"several processes would write {path} at once: make it first with asgkit shapes render {path}"
+                      f"{how}")
+    if world and ensure_pool(Path(path), POOL_SCENES, world):
         out.print(f"made the default pool: {POOL_SCENES} unlabelled scenes in {path}", highlight=False)
 
 

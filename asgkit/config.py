@@ -249,8 +249,9 @@ SMOKE: dict[str, Any] = {
 REGRESSION = {"generator.learning_rate": 1e-3}
 TUNED: dict[tuple[str, str], dict[str, Any]] = {(preset, backbone): REGRESSION for preset in ("tiny", "smoke")
                                                 for backbone in ("tiny-flow", "tiny-diffusion")}
-# Bases about scenes answer in up to six words and an end, and ask in up to ten. Their names begin with `scenes`.
-SCENES = {"solver.max_new_tokens": 8, "proposer.max_new_tokens": 18}
+# Bases about scenes answer in up to six words and an end, ask in up to ten, and learn from a pool of scenes. Their
+# names begin with `scenes`.
+SCENES = {"solver.max_new_tokens": 8, "proposer.max_new_tokens": 18, "pool.path": "data/scenes"}
 PRESETS: dict[str, dict[str, Any]] = {"paper": PAPER, "tiny": TINY, "smoke": SMOKE}
 
 

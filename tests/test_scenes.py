@@ -155,15 +155,17 @@ def test_relations_are_checked_by_the_dominant_axis():
     ("what color is the cross ?", NONE), ("what shape is the dark red object ?", "it is a circle"),
     ("what shape is the red object ?", SEVERAL), ("which object is in the top left ?", "a dark red circle"),
     ("which object is in the top row ?", SEVERAL), ("which object is in the bottom left ?", NONE),
-    ("which object is in the middle row ?", "a red circle"), ("how many objects are there ?", "there are three objects"),
-    ("how many red objects are there ?", "there are two red objects"), ("how many squares are there ?",
-                                                                       "there is one square"),
+    ("which object is in the middle row ?", "a red circle"),
+    ("how many objects are there ?", "there are three objects"),
+    ("how many squares are there ?", "there is one square"),
+    ("how many red objects are there ?", "there are two red objects"),
     ("how many dark red circles are there ?", "there is one dark red circle"),
     ("how many blue circles are there ?", "there are no blue circles"),
     ("where is the red circle ?", "in the center"), ("where is the red square ?", "in the top right"),
     ("where is the blue circle ?", NONE), ("are there more circles or squares ?", "more circles"),
-    ("are there more red or dark red objects ?", "more red objects"), ("are there more crosses or triangles ?", "equal"),
-    ("are there more circles or circles ?", "equal"), ("which shapes are in the top row ?", "circle and square"),
+    ("are there more red or dark red objects ?", "more red objects"),
+    ("are there more crosses or triangles ?", "equal"), ("are there more circles or circles ?", "equal"),
+    ("which shapes are in the top row ?", "circle and square"),
     ("which shapes are in the middle column ?", "circle"), ("which shapes are in the bottom row ?", NONE),
     ("what number is shown ?", "7 4"),
     ("what is the weather ?", None), ("where is the red circle", None),
@@ -282,8 +284,8 @@ def prompts():
 def test_benchmarks_are_large_and_items_distinct(questions, prompts):
     for split in HELD:
         families = Counter(item.family for item in questions[split].items)
-        assert sum(families.values()) == 2640 >= 2500 and set(families) == set(FAMILIES)
-        assert families["none"] + families["several"] == 480 >= 300
+        assert sum(families.values()) == 2640 and set(families) == set(FAMILIES)
+        assert families["none"] + families["several"] == 480
         items = {(image.tobytes(), item.question) for image, item in
                  zip(questions[split].images, questions[split].items, strict=True)}
         assert len(items) == 2640

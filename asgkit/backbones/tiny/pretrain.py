@@ -166,6 +166,9 @@ def finetune_registers(base: Path, config: PretrainConfig, log: Path, progress: 
     """
     tensors, meta = read_checkpoint(base, "tiny-ar")
     sizes, words, _ = network_settings(meta)
+    if language_of(meta).world != config.world:
+        raise ValueError(f"{base.name} speaks about {language_of(meta).world}, the second stage about {config.world}: "
+                         "name the world of the base with --world")
     if words != language_of(meta).vocabulary():
         raise ValueError(f"{base.name} was trained with another vocabulary; pretrain a clean base with this version")
     network = TinyARNetwork(NetworkConfig(**{**sizes, "trunk": TrunkConfig(**sizes["trunk"])}))

@@ -53,11 +53,11 @@ class LatentConfig:
 
 
 def latent_config(model: str, *, steps: int | None = None, seed: int | None = None, images: int | None = None,
-                  precision: str = "bf16") -> LatentConfig:
+                  precision: str = "bf16", world: str = "shapes") -> LatentConfig:
     """The settings of a shipped base, with `steps` for every stage and another seed, scenes per reading step or
     precision where given."""
     seed = SEEDS[model] if seed is None else seed
-    read = PretrainConfig(seed=seed, precision=precision)
+    read = PretrainConfig(seed=seed, precision=precision, world=world)
     read = replace(read, **{k: v for k, v in (("steps", steps), ("images", images)) if v is not None})
     config = LatentConfig(read, precision=precision, seed=seed)
     return config if steps is None else replace(config, codec_steps=steps, steps=steps)
