@@ -26,7 +26,7 @@ from asgkit.rewards import reward_questions
 from asgkit.rollout import answer_questions, greedy_difficulty, propose
 from asgkit.ste import RollingPercentile
 
-FULL = {"per_family": 240, "pictures": 512, "per_tag": 84, "samples": 2, "choose": 30}
+FULL = {"per_family": 260, "pictures": 512, "per_tag": 84, "samples": 2, "choose": 30}
 QUICK = {"per_family": 40, "pictures": 64, "per_tag": 12, "samples": 2, "choose": 4}
 FIRST = 5  # tokens of STE
 APART = 0.05  # nats: below, two aggregations of one answer are the same for every purpose
@@ -170,7 +170,7 @@ def drawing_parts(backbone: Backbone, split: str, per_tag: int, samples: int, ch
     return parts, {"temperature": temperature, "guidance": guidance, "tags": tags, "tried": tried}
 
 
-def measure_gates(backbone: Backbone, config: Config, *, split: str = "dev", per_family: int = 240,
+def measure_gates(backbone: Backbone, config: Config, *, split: str = "dev", per_family: int = 260,
                   pictures: int = 512, per_tag: int = 84, samples: int = 2, choose: int = 30, seed: int = 0,
                   items: AnswerItems | None = None) -> dict[str, Any]:
     """Measure the seven gates of a freshly opened base; a JSON-able dictionary.

@@ -49,7 +49,7 @@ def measure_premise(backbone: Backbone, *, split: str = "dev", per_family: int =
     base = base_name(config) if config else None
     config, world = config or resolve("tiny"), world_of(backbone)
     answers = items or evaluate_answers(backbone, None, split, per_family, seed)
-    if len(answers.family) != per_family * len(world.families):
+    if len(answers.family) != sum(world.family_sizes(per_family).values()):
         raise ValueError(f"items holds {len(answers.family)} questions, not {per_family} of each of "
                          f"{len(world.families)} families: evaluate them with the same per_family")
     return {

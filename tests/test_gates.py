@@ -96,7 +96,7 @@ def test_the_shipped_base_is_measured_and_printed():
     config = resolve("tiny", {"base": "scenes"})
     found = measure_gates(load_backbone("tiny-ar", base="scenes"), config, **sizes)
     assert {row["gate"] for row in found["gates"]} == set(range(1, 8)) and len(found["gates"]) == 14
-    assert found["questions"] == 66 and set(found["choice"]) == {"changed", "unanswerable/all", "unanswerable/with_ste",
+    assert found["questions"] == 60 and set(found["choice"]) == {"changed", "unanswerable/all", "unanswerable/with_ste",
                                                                "unanswerable/without_ste"}
     assert found["passed"] == all(row["passed"] for row in found["gates"])
     console = Console(record=True, width=140, file=io.StringIO())

@@ -82,8 +82,13 @@ def test_rows_start_anywhere_and_end_inside_the_positions(batches):
 def test_what_is_taught_is_the_truth_with_its_end(batches):
     rows = batches[0].short
     answers = [TOKENIZER.decode(ids[loss].tolist()) for ids, loss in zip(rows.ids, rows.loss, strict=True)]
-    assert len(answers) == 3 * 48 and all(1 <= len(answer.split()) <= 6 for answer in answers)
+    assert len(answers) == 2 * 48 and all(1 <= len(answer.split()) <= 6 for answer in answers)
     assert all(int(ids[loss][-1]) == TOKENIZER.end for ids, loss in zip(rows.ids, rows.loss, strict=True))
+
+
+def test_more_questions_about_each_scene_make_more_rows():
+    batch = SceneSampler(TOKENIZER, seed=3, images=5, questions=4).batch()
+    assert len(batch.short.ids) == 20 and len(batch.draw.ids) == 5 and batch.pixels.shape == (5, 3, 24, 24)
 
 
 def test_one_question_in_eight_has_no_answer_and_a_third_of_those_are_several():

@@ -27,7 +27,8 @@ class World:
 
     families: of questions, in the order of the benchmark; unanswerable: those of them whose truth is that there is no
     answer, and no_answer: how it is said; tags: of drawing prompts; splits: of its benchmarks; answer_tokens: of the
-    longest true answer with its end; per_family, per_tag: full sizes of the benchmarks.
+    longest true answer with its end; per_family, per_tag: full sizes of the benchmarks; family_sizes: questions of each
+    family at a size.
     """
 
     name: str
@@ -39,6 +40,7 @@ class World:
     answer_tokens: int
     per_family: int
     per_tag: int
+    family_sizes: Callable[[int], dict[str, int]]
     sample_scene: Callable[[np.random.Generator, str], Any]
     render: Callable[[Any], np.ndarray]
     render_pool: Callable[..., Any]
@@ -70,11 +72,13 @@ def _world(name: str, world: ModuleType, text: ModuleType, detector: ModuleType,
 WORLDS = {
     "shapes": _world("shapes", shape_world, shape_text, shape_detector, shape_benchmark, unanswerable=(), no_answer=(),
                      answer_tokens=2, per_family=300, per_tag=42,
+                     family_sizes=lambda size: dict.fromkeys(shape_text.FAMILIES, size),
                      drawing_seed=lambda split, prompt, sample: 100_000 + prompt * 10 + sample),
     "scenes": _world("scenes", scene_world, scene_text, scene_detector, scene_benchmark,
                      unanswerable=scene_text.UNANSWERABLE, no_answer=(scene_text.NONE, scene_text.SEVERAL),
                      answer_tokens=8, per_family=scene_benchmark.PER_FAMILY,
-                     per_tag=scene_benchmark.PER_TAG, drawing_seed=scene_benchmark.drawing_seed),
+                     per_tag=scene_benchmark.PER_TAG, family_sizes=scene_benchmark.family_sizes,
+                     drawing_seed=scene_benchmark.drawing_seed),
 }
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from asgkit.scenes.detector import agrees, detect
-from asgkit.scenes.text import FAMILIES, NUMBERS, Wanted, ask_about, parse_caption
+from asgkit.scenes.text import FAMILIES, NUMBERS, UNANSWERABLE, Wanted, ask_about, parse_caption
 from asgkit.scenes.world import (
     HELD,
     PLACES,
@@ -28,9 +28,10 @@ from asgkit.shapes.benchmark import VQABenchmark, degrade
 from asgkit.shapes.text import RELATIONS
 from asgkit.shapes.world import PLURALS
 
-TAGS = ("two", "three", "counting", "place", "relation", "number")
+TAGS = ("three", "four", "counting", "place", "relation", "number")
 SEEDS = dict(zip(HELD, (11, 22, 33), strict=True))
-PER_FAMILY = 240  # x 11 families = 2,640 questions, 480 of them unanswerable
+PER_FAMILY = 260  # of 9 families with an answer; 2,664 questions in all, 324 of them unanswerable
+UNANSWERABLE_SHARE = 0.625  # of PER_FAMILY, for each of the two families without: 12%, about as in pre-training
 PER_TAG = 84  # x 6 tags = 504 prompts
 
 
@@ -54,16 +55,22 @@ def drawing_seed(split: str, prompt: int, sample: int) -> int:
     return SEEDS[split] * 1_000_000 + prompt * 10 + sample
 
 
+def family_sizes(per_family: int) -> dict[str, int]:
+    """Questions of each family in a benchmark of `per_family`."""
+    fewer = max(1, int(per_family * UNANSWERABLE_SHARE))
+    return {family: fewer if family in UNANSWERABLE else per_family for family in FAMILIES}
+
+
 def vqa_benchmark(split: str = "test", per_family: int = PER_FAMILY) -> VQABenchmark:
-    """Questions of every family, `per_family` each, about a scene of their own.
+    """Questions of every family about a scene of their own, `per_family` of each that has answers.
 
     No two ask the same of the same combination of objects and number.
     """
     rng = _rng(split, 1)
     images, items, seen = [], [], set()
-    for family in FAMILIES:
+    for family, wanted in family_sizes(per_family).items():
         kept = 0
-        while kept < per_family:
+        while kept < wanted:
             digits = 1 + int(rng.integers(3)) if family == "reading" else None
             scene = sample_scene(rng, split, digits=digits)
             qa = ask_about(rng, scene, family)
@@ -96,16 +103,15 @@ def _listed(rng: np.random.Generator, count: int) -> tuple[Kinds, str]:
 
 
 def _counting(rng: np.random.Generator) -> tuple[Kinds, str]:
-    """Two to four of one kind, or two of one and one of another."""
-    first, second = _different(rng, 2)
-    if rng.random() < 0.5:
-        return [first, first, second], f"two {first[0]} {PLURALS[first[1]]} , {second[0]} {second[1]}"
-    number = int(rng.integers(2, 5))
-    return [first] * number, f"{NUMBERS[number]} {first[0]} {PLURALS[first[1]]}"
+    """Three or four of one kind, two of one and two of another, or three of one and one of another."""
+    groups = ((3,), (4,), (2, 2), (3, 1))[int(rng.integers(4))]
+    objects = list(zip(groups, _different(rng, len(groups)), strict=True))
+    texts = [f"{color} {shape}" if n == 1 else f"{NUMBERS[n]} {color} {PLURALS[shape]}" for n, (color, shape) in objects]
+    return [kind for n, kind in objects for _ in range(n)], " , ".join(texts)
 
 
 def _placed(rng: np.random.Generator) -> tuple[Kinds, str]:
-    objects = _different(rng, 1 + int(rng.integers(2)))
+    objects = _different(rng, 2 + int(rng.integers(2)))
     cells = sorted(rng.permutation(len(PLACES))[: len(objects)])
     return objects, " , ".join(f"{c} {s} {PLACES[cell]}" for (c, s), cell in zip(objects, cells, strict=True))
 
@@ -116,13 +122,13 @@ def _related(rng: np.random.Generator) -> tuple[Kinds, str]:
 
 
 def _numbered(rng: np.random.Generator) -> tuple[Kinds, str]:
-    objects, text = _listed(rng, 1)
-    digits = " ".join(str(d) for d in rng.integers(10, size=1 + int(rng.random() < 0.3)))
+    objects, text = _listed(rng, 1 + int(rng.integers(2)))
+    digits = " ".join(str(d) for d in rng.integers(10, size=2 + int(rng.integers(2))))
     return objects, f"{text} , number {digits}"
 
 
 _MAKERS: dict[str, Callable[[np.random.Generator], tuple[Kinds, str]]] = {
-    "two": lambda rng: _listed(rng, 2), "three": lambda rng: _listed(rng, 3), "counting": _counting,
+    "three": lambda rng: _listed(rng, 3), "four": lambda rng: _listed(rng, 4), "counting": _counting,
     "place": _placed, "relation": _related, "number": _numbered,
 }
 

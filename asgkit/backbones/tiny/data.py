@@ -97,8 +97,9 @@ def register_answer(qa: QA, framing: int, strength: float) -> str:
 class Sampler:
     """Draws pre-training batches; `registers` > 0 teaches every trained framing its own systematic errors."""
 
-    def __init__(self, tokenizer: WordTokenizer, seed: int, images: int = 64, registers: float = 0.0) -> None:
-        self.tokenizer, self.images, self.registers = tokenizer, images, registers
+    def __init__(self, tokenizer: WordTokenizer, seed: int, images: int = 64, registers: float = 0.0,
+                 questions: int = QA_PER_IMAGE) -> None:
+        self.tokenizer, self.images, self.registers, self.questions = tokenizer, images, registers, questions
         self.rng = np.random.default_rng([seed, 7])
 
     def _solve(self, scene: Scene, row: int) -> tuple[str, str, int]:
@@ -127,7 +128,7 @@ class Sampler:
     def batch(self) -> Batch:
         """One batch of labelled scenes."""
         scenes = [sample_scene(self.rng, "train") for _ in range(self.images)]
-        short = [self._solve(scene, row) for row, scene in enumerate(scenes) for _ in range(QA_PER_IMAGE)]
+        short = [self._solve(scene, row) for row, scene in enumerate(scenes) for _ in range(self.questions)]
         long = [item for row, scene in enumerate(scenes) for item in self._long(scene, row)]
         draw = [self._drawing(scene, row) for row, scene in enumerate(scenes[:DRAWINGS])]
         pack = lambda pairs: text_rows(self.tokenizer, pairs)

@@ -18,18 +18,26 @@ from asgkit.shapes import world as shape_world
 
 @dataclass(frozen=True)
 class Lessons:
-    """Scenes of a split, their pictures (24, 24, 3) uint8, their captions by style, and the sampler of batches."""
+    """Scenes of a split, their pictures (24, 24, 3) uint8, the captions they may be drawn from (one more often: twice),
+    and the sampler of batches."""
 
     sample_scene: Callable[[np.random.Generator, str], Any]
     render: Callable[[Any], np.ndarray]
-    caption: Callable[[Any, str], str]
-    caption_styles: Callable[[Any], list[str]]
+    captions: Callable[[Any], list[str]]
     sampler: type
 
 
+def _shape_captions(scene: shape_world.Scene) -> list[str]:
+    return [shape_text.caption(scene, style) for style in shape_text.caption_styles(scene)]
+
+
+def _scene_captions(scene: scene_world.Scene) -> list[str]:
+    """Relations and counts twice: few scenes allow them, and they are slow to learn."""
+    styles = scene_text.caption_styles(scene)
+    return [scene_text.caption(scene, style) for style in (*styles, *(s for s in styles if s in ("relation", "count")))]
+
+
 LESSONS = {
-    "shapes": Lessons(shape_world.sample_scene, shape_world.render, shape_text.caption, shape_text.caption_styles,
-                      Sampler),
-    "scenes": Lessons(scene_world.sample_scene, scene_world.render, scene_text.caption, scene_text.caption_styles,
-                      SceneSampler),
+    "shapes": Lessons(shape_world.sample_scene, shape_world.render, _shape_captions, Sampler),
+    "scenes": Lessons(scene_world.sample_scene, scene_world.render, _scene_captions, SceneSampler),
 }

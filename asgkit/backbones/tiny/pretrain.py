@@ -27,13 +27,14 @@ from asgkit.backbones.tiny.trunk import TrunkConfig
 from asgkit.backbones.tiny.understand import network_settings, read_checkpoint
 
 # Of the bases about scenes, which have more words to read, more patches to draw and a harder drawing test.
-SCENES = {"world": "scenes", "steps": 1500, "coarse_codes": 640, "fine_codes": 1536, "draw_weight": 1.0}
+SCENES = {"world": "scenes", "steps": 1500, "questions": 2, "coarse_codes": 640, "fine_codes": 1536,
+          "draw_weight": 1.0}
 REGISTERS = {"steps": 600, "learning_rate": 1e-3, "registers": 0.25, "seed": 1}  # of the second stage
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Settings of one pre-training; `steps` of `images` scenes with three questions each."""
+    """Settings of one pre-training; `steps` of `images` scenes with `questions` questions each."""
 
     steps: int = 1500
     images: int = 64
@@ -48,6 +49,7 @@ class PretrainConfig:
     code_scenes: int = 20000
     precision: str = "bf16"
     world: str = "shapes"
+    questions: int = 3  # about each scene
     draw_weight: float = 0.5  # of the drawing loss, beside 1 of answers and 0.5 of questions and captions
 
 
@@ -121,7 +123,8 @@ def train(network: TinyReader, config: PretrainConfig, log: Path, progress: bool
     `after(n)` is called when n steps are done.
     """
     tokenizer = WordTokenizer(LANGUAGES[config.world].vocabulary())
-    sampler = LESSONS[config.world].sampler(tokenizer, config.seed, config.images, config.registers)
+    sampler = LESSONS[config.world].sampler(tokenizer, config.seed, config.images, config.registers,
+                                            config.questions)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, betas=(0.9, 0.98),
                                   weight_decay=config.weight_decay)
     cast = torch.autocast("cpu", torch.bfloat16) if config.precision == "bf16" else nullcontext()

@@ -30,6 +30,9 @@ from asgkit.objectives import draw_times
 BLANK = 0.10  # share of drawings without a caption: guidance needs them
 # A reader of its own for each base, so that agreement between bases is evidence and not one network counted twice.
 SEEDS = {"tiny-flow": 1, "tiny-diffusion": 2}
+# Of the bases about scenes: a reader that learns nothing but to read gains most from more questions about each scene.
+SCENES_READ = {"world": "scenes", "steps": 1000, "questions": 4}
+SCENES = {"codec_steps": 3000, "steps": 2000}
 
 
 @dataclass(frozen=True)
@@ -57,9 +60,9 @@ def latent_config(model: str, *, steps: int | None = None, seed: int | None = No
     """The settings of a shipped base, with `steps` for every stage and another seed, scenes per reading step or
     precision where given."""
     seed = SEEDS[model] if seed is None else seed
-    read = PretrainConfig(seed=seed, precision=precision, world=world)
+    read = PretrainConfig(seed=seed, precision=precision, **(SCENES_READ if world == "scenes" else {}))
     read = replace(read, **{k: v for k, v in (("steps", steps), ("images", images)) if v is not None})
-    config = LatentConfig(read, precision=precision, seed=seed)
+    config = LatentConfig(read, precision=precision, seed=seed, **(SCENES if world == "scenes" else {}))
     return config if steps is None else replace(config, codec_steps=steps, steps=steps)
 
 
@@ -128,7 +131,7 @@ def captioned_scenes(codec: CellAutoencoder, config: LatentConfig) -> Captioned:
         scenes = [world.sample_scene(rng, "train") for _ in range(min(1000, config.scenes - len(captions)))]
         with torch.no_grad():
             latents.append(codec.encode(to_tensor([world.render(scene) for scene in scenes])))
-        captions += [[world.caption(scene, style) for style in world.caption_styles(scene)] for scene in scenes]
+        captions += [world.captions(scene) for scene in scenes]
     return Captioned(torch.cat(latents), captions)
 
 

@@ -20,7 +20,6 @@ from asgkit.shapes.world import PLURALS
 # In the order of text.FAMILIES: the families that are slow to learn are asked about more often. A scene that does not
 # support a family draws again, so shares of questions differ: see docs/world.md.
 QA_WEIGHTS = (0.07, 0.09, 0.05, 0.11, 0.12, 0.14, 0.06, 0.06, 0.154, 0.078, 0.068)
-QA_PER_IMAGE = 2
 DIAGNOSED = 16  # of the captions of a batch: those that a question is asked about
 
 
@@ -92,8 +91,9 @@ def drawing_style(rng: np.random.Generator, scene: Scene) -> str:
 class SceneSampler:
     """Draws pre-training batches; `registers` > 0 teaches every trained framing its own systematic errors."""
 
-    def __init__(self, tokenizer: WordTokenizer, seed: int, images: int = 64, registers: float = 0.0) -> None:
-        self.tokenizer, self.images, self.registers = tokenizer, images, registers
+    def __init__(self, tokenizer: WordTokenizer, seed: int, images: int = 64, registers: float = 0.0,
+                 questions: int = 2) -> None:
+        self.tokenizer, self.images, self.registers, self.questions = tokenizer, images, registers, questions
         self.rng = np.random.default_rng([seed, 7])
 
     def _solve(self, scene: Scene, row: int) -> tuple[str, str, int]:
@@ -123,7 +123,7 @@ class SceneSampler:
     def batch(self) -> Batch:
         """One batch of labelled scenes."""
         scenes = [sample_scene(self.rng, "train") for _ in range(self.images)]
-        short = [self._solve(scene, row) for row, scene in enumerate(scenes) for _ in range(QA_PER_IMAGE)]
+        short = [self._solve(scene, row) for row, scene in enumerate(scenes) for _ in range(self.questions)]
         long = [item for row, scene in enumerate(scenes) for item in self._long(scene, row)]
         draw = [self._drawing(scene, row) for row, scene in enumerate(scenes)]
         return Batch(to_tensor([render(s) for s in scenes]), self._pack(short, OFFSETS), self._pack(long, OFFSETS),

@@ -22,19 +22,19 @@ TRAINED_WEIGHTS = (0.40, 0.20, 0.12, 0.10, 0.08, 0.06, 0.04)
 # Voting framings of the clean bases. None occurs in pre-training and none is longer than the longest that does.
 # Chosen on the dev split (docs/world.md).
 UNSEEN = (
-    "look in the middle :",
-    "study the number and the shapes :",
     "look left , look right , answer :",
     "as an analyst count the objects :",
-    "red or blue ? look :",
-    "what is shown ? look :",
-    "be brief , study the objects :",
+    "the picture , then the answer :",
+    "describe the picture , then answer :",
+    "visible object , brief answer :",
+    "every object in the picture :",
+    "study every row and column :",
 )
 # Framings that no run trains on, whatever its base: what a trained Solver is scored under besides its own.
 HELD_OUT = (
-    "look at every shape :",
     "tell me now :",
-    "the picture , then the answer :",
+    "look at the number first :",
+    "think carefully :",
     "count with care and answer :",
 )
 WORDS = ("analyst", "carefully", "describe", "first", "me", "now", "picture", "please", "simply", "tell", "then",
