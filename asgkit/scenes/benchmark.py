@@ -106,7 +106,8 @@ def _counting(rng: np.random.Generator) -> tuple[Kinds, str]:
     """Three or four of one kind, two of one and two of another, or three of one and one of another."""
     groups = ((3,), (4,), (2, 2), (3, 1))[int(rng.integers(4))]
     objects = list(zip(groups, _different(rng, len(groups)), strict=True))
-    texts = [f"{color} {shape}" if n == 1 else f"{NUMBERS[n]} {color} {PLURALS[shape]}" for n, (color, shape) in objects]
+    texts = [f"{color} {shape}" if n == 1 else f"{NUMBERS[n]} {color} {PLURALS[shape]}"
+             for n, (color, shape) in objects]
     return [kind for n, kind in objects for _ in range(n)], " , ".join(texts)
 
 

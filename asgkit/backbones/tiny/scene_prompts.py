@@ -19,23 +19,23 @@ TRAINED = (
     "be brief :",
 )
 TRAINED_WEIGHTS = (0.40, 0.20, 0.12, 0.10, 0.08, 0.06, 0.04)
-# Voting framings of the clean bases. None occurs in pre-training and none is longer than the longest that does.
-# Chosen on the dev split (docs/world.md).
+# Voting framings of the clean bases. None occurs in pre-training and none is longer than the longest that does. Chosen
+# on the dev split among 40 for what the gates ask of a vote, on tiny-ar and tiny-flow together (docs/world.md).
 UNSEEN = (
     "look left , look right , answer :",
-    "as an analyst count the objects :",
-    "the picture , then the answer :",
-    "describe the picture , then answer :",
-    "visible object , brief answer :",
+    "think first , then answer :",
+    "as an analyst :",
     "every object in the picture :",
-    "study every row and column :",
+    "tell me the answer , please :",
+    "look at the top , then the bottom :",
+    "visible the facts , please :",
 )
 # Framings that no run trains on, whatever its base: what a trained Solver is scored under besides its own.
 HELD_OUT = (
-    "tell me now :",
-    "look at the number first :",
+    "look in the middle :",
+    "count first , answer then :",
+    "describe the picture , then answer :",
     "think carefully :",
-    "count with care and answer :",
 )
 WORDS = ("analyst", "carefully", "describe", "first", "me", "now", "picture", "please", "simply", "tell", "then",
          "think")  # for framings beyond the trained ones; the vocabulary does not depend on which were chosen
