@@ -85,8 +85,8 @@ def _pretrain_codes(path: Path, world: str, chosen: dict[str, Any], source: Path
     from asgkit.backbones.tiny import pretrain as stage
     from asgkit.backbones.tiny.understand import CHECKPOINTS
 
-    config = stage.PretrainConfig(**{**(stage.SCENES if world == "scenes" else {}),
-                                     **(stage.REGISTERS if "registers" in chosen else {}), **chosen})
+    recipes = {"shapes": ({}, stage.REGISTERS), "scenes": (stage.SCENES, stage.SCENES_REGISTERS)}
+    config = stage.PretrainConfig(**{**recipes[world]["registers" in chosen], **chosen})
     log = path.with_suffix(".jsonl")
     if "registers" in chosen:
         clean = source or CHECKPOINTS / f"tiny-ar-{BASES[world][0]}.safetensors"
