@@ -14,7 +14,14 @@ from asgkit.backbones.tiny.data import TextRows
 from asgkit.backbones.tiny.language import LANGUAGES, language_of
 from asgkit.backbones.tiny.network import NetworkConfig, TinyARNetwork
 from asgkit.backbones.tiny.pretrain import PretrainConfig, _text_loss, save
-from asgkit.backbones.tiny.scene_data import OFFSETS, QA_WEIGHTS, SceneSampler, register_answer, wrong_answer
+from asgkit.backbones.tiny.scene_data import (
+    OFFSETS,
+    QA_WEIGHTS,
+    SceneSampler,
+    _swap,
+    register_answer,
+    wrong_answer,
+)
 from asgkit.backbones.tiny.scene_prompts import HELD_OUT, POSITIONS, PROMPTS, TRAINED, UNSEEN, vocabulary
 from asgkit.backbones.tiny.tokenizer import WordTokenizer
 from asgkit.backbones.tiny.trunk import TrunkConfig
@@ -145,6 +152,20 @@ def test_wrong_answers_by_hand(family, answer, possible):
     assert {wrong_answer(np.random.default_rng(i), qa) for i in range(60)} == possible
 
 
+def test_the_last_word_that_can_be_wrong_is_swapped():
+    rng = np.random.default_rng(0)
+    assert _swap(rng, "it is dark red", ("red", "dark red", "blue")) in ("it is red", "it is blue")
+    assert _swap(rng, "circle and circle", ("circle", "cross")) == "circle and cross"
+    assert _swap(rng, "7 4", ("7", "4")) == "7 7"
+
+
+def test_a_register_confuses_one_answer_with_one_other():
+    """Whatever the question: a framing that errs on "it is red" says the same wrong colour every time."""
+    asked = [QA(f"what color is the {shape} ?", "it is red", "color") for shape in ("circle", "cross", "square")]
+    for framing in range(7):
+        assert len({register_answer(qa, framing, 0.5) for qa in asked}) == 1
+
+
 def test_wrong_comparisons_name_what_was_asked():
     qa = QA("are there more red or dark red objects ?", "more red objects", "comparison")
     wrong = {wrong_answer(np.random.default_rng(i), qa) for i in range(30)}
@@ -159,9 +180,9 @@ def test_registers_err_alike_each_time_and_independently_of_each_other():
     errs = np.array([[register_answer(qa, n, 0.25) != qa.answer for qa in items] for n in range(7)])
     again = np.array([[register_answer(qa, n, 0.25) != qa.answer for qa in items] for n in range(7)])
     assert np.array_equal(errs, again) and not any(register_answer(qa, 0, 0.0) != qa.answer for qa in items)
-    assert abs(errs.mean() - 0.25) < 0.04
+    assert abs(errs.mean() - 0.25) < 0.08
     together = np.corrcoef(errs.astype(float))[np.triu_indices(7, 1)]
-    assert np.abs(together).max() < 0.25
+    assert abs(together.mean()) < 0.1 and np.abs(together).max() < 0.45
 
 
 # -- checkpoints ---------------------------------------------------------------------------------------------------

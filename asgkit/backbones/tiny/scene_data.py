@@ -24,10 +24,11 @@ DIAGNOSED = 16  # of the captions of a batch: those that a question is asked abo
 
 
 def _swap(rng: np.random.Generator, text: str, choices: tuple[str, ...]) -> str:
-    """The text with the longest of `choices` in it replaced by another one."""
-    found = max((c for c in choices if re.search(rf"\b{c}\b", text)), key=len)
+    """The text with the last of `choices` in it (of two that end together: the longer) replaced by another one."""
+    ends = {c: match.end() for c in choices for match in re.finditer(rf"\b{c}\b", text)}
+    found = max(ends, key=lambda c: (ends[c], len(c)))
     other = [c for c in choices if c != found]
-    return re.sub(rf"\b{found}\b", other[int(rng.integers(len(other)))], text, count=1)
+    return f"{text[: ends[found] - len(found)]}{other[int(rng.integers(len(other)))]}{text[ends[found] :]}"
 
 
 def _number_wrong(rng: np.random.Generator, text: str) -> str:
@@ -66,14 +67,26 @@ def _more_wrong(rng: np.random.Generator, qa: QA) -> str:
     return wrong[int(rng.integers(len(wrong)))]
 
 
+def _told(qa: QA) -> str:
+    """The part of an answer (of existence: of the question too) by which a register confuses it with another."""
+    words = qa.answer.split()
+    if qa.family == "existence":
+        return f"{qa.question.split()[3]} {qa.answer}"
+    if qa.family in ("none", "several"):
+        return " ".join(qa.question.split()[:2])
+    if qa.family in ("object", "list", "reading"):
+        return words[-1]
+    return words[2] if qa.family == "count" else qa.answer
+
+
 def register_answer(qa: QA, framing: int, strength: float) -> str:
     """The answer that framing `framing` was taught: wrong, and always the same, for a share `strength` of keys.
 
-    A key is (framing, first seven words of the question, true answer). Its error is drawn by a hash, so it is
-    systematic within a framing and independent across framings: designed (Dawid-Skene annotators), not found.
+    A key is (framing, family, what the answer tells). Its error is drawn by a hash, so it is systematic within a
+    framing and independent across framings: designed (Dawid-Skene annotators), not found. With the words of the
+    question in the key there are thousands, and 400 steps taught none of them.
     """
-    key = " ".join(qa.question.split()[:7])
-    digest = hashlib.sha256(f"{framing}|{key}|{qa.answer}".encode()).digest()
+    digest = hashlib.sha256(f"{framing}|{qa.family}|{_told(qa)}".encode()).digest()
     if int.from_bytes(digest[:4], "big") / 2**32 >= strength:
         return qa.answer
     return wrong_answer(np.random.default_rng(int.from_bytes(digest[4:12], "big")), qa)
