@@ -30,7 +30,7 @@ from asgkit.backbones.tiny.understand import network_settings, read_checkpoint
 SCENES = {"world": "scenes", "steps": 1500, "questions": 2, "coarse_codes": 640, "fine_codes": 1536,
           "draw_weight": 1.0}
 REGISTERS = {"steps": 600, "learning_rate": 1e-3, "registers": 0.25, "seed": 1}  # of the second stage
-SCENES_REGISTERS = SCENES | REGISTERS | {"steps": 400, "registers": 0.12}
+SCENES_REGISTERS = SCENES | REGISTERS | {"steps": 220, "questions": 6, "learning_rate": 2e-3, "registers": 0.2}
 
 
 @dataclass(frozen=True)
