@@ -126,3 +126,33 @@ def test_the_default_pool_is_the_worlds(tmp_path):
     from PIL import Image
 
     assert np.array_equal(np.asarray(Image.open(tmp_path / "scenes" / "00001.png")), render(pool_scenes(2)[1]))
+
+
+@pytest.mark.parametrize("arguments, problem", [
+    (["pretrain", "tiny-ar", "--world", "photos"], "unknown world"),
+    (["shapes", "render", "new", "--world", "photos"], "unknown world"),
+    (["premise", "base=scenes", "solver.max_new_tokens=3"], "cuts the answers"),
+])
+def test_the_command_line_knows_the_worlds(arguments, problem, tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from asgkit.cli import app
+
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2 and problem in result.output
+
+
+@pytest.mark.parametrize("base, framings", [("scenes", "UNSEEN"), ("scenes-registers", "TRAINED")])
+def test_the_shipped_bases_are_of_the_recipe_in_the_code(base, framings):
+    import json
+    from dataclasses import asdict
+
+    from asgkit.backbones.tiny import pretrain, scene_prompts
+    from asgkit.backbones.tiny.understand import CHECKPOINTS, read_checkpoint
+
+    meta = read_checkpoint(CHECKPOINTS / f"tiny-ar-{base}.safetensors", "tiny-ar")[1]
+    recipe = pretrain.SCENES if base == "scenes" else pretrain.SCENES_REGISTERS
+    assert json.loads(meta["pretrain"]) == asdict(pretrain.PretrainConfig(**recipe)) and meta["world"] == "scenes"
+    prompts = load_backbone("tiny-ar", base=base).spec.prompts
+    assert prompts.framings == tuple(f"{text} {{question}} <answer>" for text in getattr(scene_prompts, framings))
