@@ -12,7 +12,7 @@ of three adapters on one frozen model, and every number lands in one log from wh
     scale/                       many processes: team, shards, lock step, device
     backbones/                   the protocol of a model; tiny/ janus/ blip3o/ bagel/ vargpt/; conformance
     pool/                        unlabelled data: pictures or prompts
-    shapes/                      the procedural world with its exact detector (labels: evaluation and pre-training only)
+    shapes/  scenes/             procedural worlds with exact detectors (labels: evaluation and pre-training only)
     config/                      one typed strict configuration; presets with reasons
     grids/                       which runs belong together: YAML files and their loader
     stats/                       intervals, tests, correlations, power, rounding: numbers in, numbers out
@@ -23,7 +23,7 @@ of three adapters on one frozen model, and every number lands in one log from wh
     errors                       what can go wrong or stop a run, by name
 
 Imports go down that list only: cli > lessons > experiments > report > evals > launch > trainer > recipes > learning >
-stages > runs > scale > the pure modules > backbones, pool > stats, shapes, grids > config > errors.
+stages > runs > scale > the pure modules > backbones, pool > stats, scenes, shapes, grids > config > errors.
 
 The names below are the public face; they load on first use, so that `import asgkit` is quick.
 """

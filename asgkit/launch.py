@@ -13,9 +13,10 @@ import torch
 from asgkit.backbones import Backbone, load_backbone
 from asgkit.config import Config
 from asgkit.errors import StopRequested, StopSignal
+from asgkit.learning.policy import refuse_unfit
 from asgkit.pool.open import open_pool
 from asgkit.recipes import load_recipe
-from asgkit.recipes.controls import Judge
+from asgkit.recipes.controls import Judge, needs_judge
 from asgkit.runs.directory import RunDirectory
 from asgkit.scale.device import Device, choose_device, make_deterministic
 from asgkit.scale.lock_step import SharedStop, shard_backbone
@@ -41,6 +42,14 @@ def open_scorer(config: Config, device: Device) -> Backbone | None:
     return load_backbone(config.backbone, base=path, device=device.name, precision=device.precision)
 
 
+def open_measure(config: Config, device: Device) -> Backbone | None:
+    """The other model whose base measures the cycle's similarities; None when it is the model itself."""
+    name = config.generator.similarity
+    if name == "native":
+        return None
+    return load_backbone(name, device=device.name, precision=device.precision)
+
+
 def train(config: Config, path: str | Path, *, resume: bool = False, judge: Judge | None = None,
           progress: Callable[[int, list[dict[str, Any]]], None] | None = None) -> RunDirectory:
     """Train one run in `path` to `schedule.steps`; with `resume` continue from its newest valid checkpoint.
@@ -49,12 +58,12 @@ def train(config: Config, path: str | Path, *, resume: bool = False, judge: Judg
     exactly. Under torchrun or accelerate every process calls this alike: they share the images of each step, and the
     first one writes the run.
 
-    Raises ValueError when control=oracle has no judge, RunExists when `path` holds a run and `resume` is False,
-    ConfigChanged when a resumed run would take other steps, PoolError when no image can be used, TrainingAborted after
-    a streak of non-finite steps.
+    Raises ValueError when an oracle control has no judge, RunExists when `path` holds a run and `resume` is False,
+    ConfigError when it would sample otherwise than it scores, ConfigChanged when a resumed run would take other steps,
+    PoolError when no image can be used, TrainingAborted after a streak of non-finite steps.
     """
-    if (config.control == "oracle") != (judge is not None):
-        raise ValueError("a judge and control=oracle go together: the method itself must never see the truth")
+    if needs_judge(config.control) != (judge is not None):
+        raise ValueError("a judge and an oracle control go together: the method itself must never see the truth")
     device = choose_device(config.device, config.precision)
     make_deterministic()
     with Team.join(device.name, lock_step=config.shard_weights) as team:
@@ -65,11 +74,13 @@ def train(config: Config, path: str | Path, *, resume: bool = False, judge: Judg
         pool = open_pool(config.pool.path, column=config.pool.column, size=backbone.spec.image_side,
                          limit=config.pool.limit, seed=config.seed, rank=team.rank,
                          world_size=team.size)
+        refuse_unfit(config, backbone.spec)
         pool.expect(load_recipe(config.recipe).needs, config.recipe)  # before there is a run
         run = _open_run(config, Path(path), device, team, resume)
-        scorer = open_scorer(config, device)
+        scorer, measure = open_scorer(config, device), open_measure(config, device)
         with SharedStop() if together else StopSignal() as stop:
-            trainer = Trainer(config, backbone, pool, run, judge=judge, scorer=scorer, stop=stop, team=team)
+            trainer = Trainer(config, backbone, pool, run, judge=judge, scorer=scorer, measure=measure, stop=stop,
+                              team=team)
             _fit(trainer, resume, progress)
     return run
 

@@ -46,13 +46,15 @@ def core_span(text: str) -> str:
     return " ".join(words).strip(_EDGE)  # again: the cut can leave punctuation on the new last word
 
 
-def words_before_answer(text: str) -> int:
-    """How many words were written before the answer: w of :func:`solver_rewards`; 0 without an `<answer>` tag.
+def words_said(text: str) -> int:
+    """How many words a Solver spends, w of :func:`solver_rewards`: before its `<answer>` tag, or all without one.
 
-    Source: released code; spec: understanding 2.6.
+    The release asks for a tag and counts what stands before it. No shipped prompt asks for one, so there the answer is
+    all that was said, and a long one is what the paper's penalty on verbosity means; up to 6 words cost nothing.
+    Source: paper (penalty); released code; spec: understanding 2.6.
     """
-    head, tag, _ = text.lower().partition("<answer>")
-    return len(head.split()) if tag else 0
+    head, _, _ = text.lower().partition("<answer>")
+    return len(head.split())
 
 
 def normalise_answer(text: str) -> str:
@@ -165,7 +167,8 @@ def solver_rewards(
     `s = max(1e-4, info(H_sc, M))`;
     `R_i = p(a_i)^gamma * (1 - length_weight * pen_i) * raw_i`, `pen_i = clip((w_i - 6) / 6, 0, 1)`.
 
-    `words` holds w_i, the words written before the answer (None: none, so no length penalty). Unanimous and
+    `words` holds w_i of :func:`words_said` (None: none, so no length penalty). The penalty shrinks a reward, also one
+    below 0: a wordy answer is paid less when right and charged less when wrong (the release's form). Unanimous and
     all-different votes get the same formula: whether they may train at all is a gate's decision.
     Raises ValueError when `words` does not have one entry per answer.
     Source: paper; constants: released code; spec: understanding 2.6 (middle branch).

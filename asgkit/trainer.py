@@ -15,6 +15,7 @@ from asgkit.backbones.base import Backbone
 from asgkit.config import Config
 from asgkit.errors import NonFiniteValue, StopSignal
 from asgkit.learning.optimiser import RoleOptimiser, UpdateStats, learn
+from asgkit.learning.policy import refuse_unfit
 from asgkit.pool.base import Pool
 from asgkit.recipes import make_recipe
 from asgkit.recipes.base import Record, Scorer, Tools, Work
@@ -39,13 +40,15 @@ class Trainer:
     """
 
     def __init__(self, config: Config, backbone: Backbone, pool: Pool, run: RunDirectory, *,
-                 judge: Judge | None = None, scorer: Backbone | None = None, stop: StopSignal | None = None,
+                 judge: Judge | None = None, scorer: Backbone | None = None,
+                 measure: Backbone | None = None, stop: StopSignal | None = None,
                  team: Team | None = None) -> None:
         self.config, self.backbone, self.pool, self.run = config, backbone, pool, run
         self.stop, self.team = stop or StopSignal(), team or Team()
         self.clock = Clock(self.stop)
+        refuse_unfit(config, backbone.spec)
         self.recipe = make_recipe(Tools(config, backbone, _scorer(config, backbone, scorer), self.clock, self.stop,
-                                        judge))
+                                        judge, measure=measure))
         pool.expect(self.recipe.needs, self.recipe.name)
         self.optimisers = {name: RoleOptimiser(backbone, learner.adapter, learner.learning_rate, config)
                            for name, learner in self.recipe.learners.items()}
@@ -122,7 +125,8 @@ class Trainer:
     def parts(self) -> Parts:
         """Everything that decides the next step."""
         memories = {**self.recipe.memories, "guard": self.guard, "pool": self.pool}
-        return Parts(self.backbone, self.optimisers, memories, self.team.size * self.config.schedule.accumulate)
+        lost = ("proposer", "generator") if self.config.checkpoint.adapters == "lost" else ()
+        return Parts(self.backbone, self.optimisers, memories, self.team.size * self.config.schedule.accumulate, lost)
 
     def save(self) -> None:
         """Write a checkpoint; rank 0 writes, the others wait."""

@@ -254,7 +254,8 @@ def weighted_regression_loss(error: Tensor, weights: Tensor) -> Tensor:
 
 def nft_loss(prediction: Tensor, reference: Tensor, target: Tensor, advantages: Tensor, *, beta: float = 0.2,
              largest: float = 5.0) -> Tensor:
-    """Bounded contrast of winners and losers around the frozen base (negative-aware fine-tuning).
+    """Bounded contrast of winners and losers around a reference (negative-aware fine-tuning): the policy that sampled
+    (as published) or the frozen base.
 
     `r = clip(1/2 + A / (2 largest), 0, 1)`; `v+ = (1 - beta) v_ref + beta v`, `v- = (1 + beta) v_ref - beta v`;
     `L = mean_i [r |v+ - target|^2 + (1 - r) |v- - target|^2] / beta`, mean over all other dimensions.

@@ -1,12 +1,15 @@
 """Configuration: the paper's constants, strict keys, overrides, and what a preset changes."""
 
+import math
+
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from asgkit.config import PRESETS, ConfigError, flatten, from_dict, keys, parse_override, resolve
+from asgkit.updates import AdaptiveKL
 
 # The paper's table S1, row by row.
 TABLE_S1 = {
@@ -17,10 +20,11 @@ TABLE_S1 = {
     "solver.ste_aggregation": "max", "generator.candidates": 3, "generator.min_quality": 0.35,
     "generator.min_questions": 2, "generator.w_fidelity": 0.65, "generator.w_cycle": 0.20,
     "generator.w_diversity": 0.10, "generator.w_contradiction": 0.20, "kl.coefficient": 0.01, "kl.target": 0.02,
-    "kl.rate": 0.10, "kl.low": 1e-3, "kl.high": 1e2,
+    "kl.rate": 0.10, "kl.low": 1e-3, "kl.high": 1e2, "kl.rule": "adaptive",
     # not in the table: the reward weights of the text, the Solver's update, and that the method has no control
     "proposer.w_ste": 0.70, "proposer.w_sc": 0.30, "solver.update": "reinforce", "solver.train_on": "best",
     "control": "",
+    "pool.limit": 10_000, "precision": "bf16", "solver.focus_hints": False,
 }
 
 
@@ -143,6 +147,44 @@ def test_settings_that_contradict_each_other_are_refused():
         resolve("smoke", {"kl.low": 0.1, "kl.coefficient": 0.05})
 
 
+PRINTED, FIXED, STEADIED = (0.01, 0.02, 0.10), (0.05, 0.02, 0.0), (0.05, 0.10, 0.01)
+
+
+@pytest.mark.parametrize(("preset", "overrides", "rule", "numbers"), [
+    ("paper", {}, "adaptive", PRINTED), ("tiny", {}, "fixed", FIXED), ("smoke", {}, "fixed", FIXED),
+    ("tiny", {"kl.rule": "adaptive"}, "adaptive", PRINTED), ("tiny", {"kl.rule": "steadied"}, "steadied", STEADIED),
+    ("paper", {"kl.rule": "fixed"}, "fixed", FIXED), ("paper", {"kl.rate": 0.0}, "fixed", (0.01, 0.02, 0.0)),
+    ("tiny", {"kl.rate": 0.1}, "adaptive", (0.05, 0.02, 0.1)),
+    ("tiny", {"kl.coefficient": 0.2}, "fixed", (0.2, 0.02, 0)),
+    ("tiny", {"kl.rule": "steadied", "kl.target": 0.3}, "steadied", (0.05, 0.3, 0.01)),
+])
+def test_a_kl_rule_brings_its_constants(preset, overrides, rule, numbers):
+    kl = resolve(preset, overrides).kl
+    assert (kl.rule, kl.coefficient, kl.target, kl.rate) == (rule, *numbers)
+
+
+def test_a_kl_rule_and_a_rate_that_contradict_are_refused():
+    for overrides in ({"kl.rule": "fixed", "kl.rate": 0.1}, {"kl.rule": "steadied", "kl.rate": 0.0}):
+        with pytest.raises(ConfigError, match="contradict each other"):
+            resolve("tiny", overrides)
+
+
+def test_a_run_stored_before_there_were_rules_means_what_it_meant():
+    tree = resolve("tiny").model_dump()
+    del tree["kl"]["rule"]
+    assert from_dict(tree).kl == resolve("tiny").kl
+    assert from_dict(tree | {"kl": {"coefficient": 0.05, "rate": 0.1}}).kl.rule == "adaptive"
+
+
+@pytest.mark.parametrize("rule", ["adaptive", "fixed", "steadied"])
+def test_each_rule_moves_its_coefficient_as_it_says(rule):
+    kl = resolve("tiny", {"kl.rule": rule}).kl
+    controller = AdaptiveKL(kl.coefficient, kl.target, kl.rate, kl.low, kl.high)
+    start = [controller.update(x) for x in (0.0, 0.2, 0.2)][-1] / kl.coefficient
+    # (0, .2, .2): relative errors -1, 9, 9 at target .02 and rate .1; -1, 1, 1 at .1 and .01
+    assert start == pytest.approx({"adaptive": math.exp(1.7), "fixed": 1.0, "steadied": math.exp(0.01)}[rule])
+
+
 def test_a_stored_configuration_with_a_foreign_key_is_refused():
     tree = resolve("smoke").model_dump()
     tree["solver"]["temprature"] = 1.0
@@ -158,6 +200,7 @@ def test_a_configuration_cannot_be_changed():
         config.solver.framings = 3
 
 
+@settings(deadline=None)  # a busy machine is slow, not wrong
 @given(st.integers(0, 2**31), st.integers(1, 9), st.floats(1e-8, 1e-1))
 def test_overrides_arrive_unchanged(seed, framings, rate):
     config = resolve("smoke", [f"seed={seed}", f"solver.framings={framings}", f"solver.learning_rate={rate!r}"])

@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 import re
 from pathlib import Path
+from typing import get_args
 
 import pandas as pd
 import pytest
@@ -14,14 +15,19 @@ from paths import ROOT
 
 import asgkit
 from asgkit import recipes
-from asgkit.config import keys
+from asgkit.config import Config, flatten, keys, parse_override, resolve
 from asgkit.recipes import all_fields
+from asgkit.recipes.controls import CONTROLS
 from asgkit.report.page.page import BLOCK, PAGE, fill_page
 
 FIELDS = all_fields()
 METHOD = ROOT / "docs" / "method.md"
 RECIPES = ROOT / "docs" / "recipes.md"
-PAGES = [ROOT / "README.md", METHOD, RECIPES, ROOT / "docs" / "real_backbones.md", ROOT / "AGENTS.md"]
+CONTROL_PAGE = ROOT / "docs" / "controls.md"
+RELEASED_PAGE = ROOT / "docs" / "released.md"
+PAGES = [ROOT / "README.md", METHOD, RECIPES, ROOT / "docs" / "world.md", CONTROL_PAGE, RELEASED_PAGE,
+         ROOT / "docs" / "real_backbones.md", ROOT / "AGENTS.md"]
+LINKS = {"AGENTS.md": 2, "recipes.md": 7, "controls.md": 2, "released.md": 2, "world.md": 3}  # at least; else 10
 
 
 def links(page: Path) -> list[str]:
@@ -44,7 +50,7 @@ def names_of_the_package() -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_leads_somewhere(page: Path) -> None:
-    assert len(links(page)) >= {"AGENTS.md": 2, "recipes.md": 7}.get(page.name, 10)
+    assert len(links(page)) >= LINKS.get(page.name, 10)
     for target in links(page):
         path, _, anchor = target.partition("#")
         file = (page.parent / path).resolve() if path else page
@@ -68,7 +74,7 @@ def test_the_method_names_settings_that_exist() -> None:
 def test_the_method_names_functions_that_exist() -> None:
     names = {re.sub(r"\(.*", "", text) for text in code(METHOD)}
     symbols = {name for name in names if re.fullmatch(r"[a-z]+(_[a-z]+)+|[A-Z][a-zA-Z]+(\.[a-z_]+)?", name)}
-    symbols -= FIELDS.keys() | {"random_vote", "best_of", "generator_updates"}  # values of control, a grid
+    symbols -= FIELDS.keys() | CONTROLS.keys() | {"generator_updates"}  # values of control, a grid
     assert len(symbols) >= 20 and not symbols - names_of_the_package()
 
 
@@ -84,6 +90,43 @@ def test_the_recipe_of_ones_own_on_the_page_trains(tmp_path: Path, monkeypatch: 
 
 def test_every_recipe_is_on_the_page() -> None:
     assert re.findall(r"^## (\w+)$", RECIPES.read_text(), flags=re.MULTILINE) == list(recipes.RECIPES)
+
+
+def test_the_page_of_controls_is_the_table_of_the_code() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.+?)\. \| (.+?)\. \|$", CONTROL_PAGE.read_text(), flags=re.MULTILINE)
+    assert rows == [(name, c.matched, c.destroyed[0].upper() + c.destroyed[1:]) for name, c in CONTROLS.items()]
+    assert list(CONTROLS) == list(get_args(Config.model_fields["control"].annotation))[1:]
+
+
+def test_the_pages_name_settings_and_fields_that_exist() -> None:
+    for page in PAGES:
+        settings = {key for text in code(page) for key in re.findall(r"^([a-z]+\.[a-z_]+)=", text)}
+        assert not {key for key in settings if not key.startswith("own.")} - set(keys()), page.name
+    assert {text for text in code(CONTROL_PAGE) if text.startswith("control/")} == {
+        name for name, field in FIELDS.items() if field.controls}
+
+
+def test_the_ten_points_are_switches_and_the_preset_sets_each_where_the_page_says() -> None:
+    rows = re.findall(r"^\| (\d+) \| .+ \| (`.+`) \| (.+?) \|$", RELEASED_PAGE.read_text(), flags=re.MULTILINE)
+    assert [int(number) for number, *_ in rows] == list(range(1, 11))
+    own = {"tiny-ar": ("all", "autoregressive"), "tiny-flow": ("all", "flow", "tiny-flow"),
+           "tiny-diffusion": ("all", "diffusion")}
+    for number, switches, where in rows:
+        wanted = [parse_override(text) for text in re.findall(r"`([^`]+)`", switches)]
+        for backbone, names in own.items():
+            released = flatten(resolve("released", {"backbone": backbone}).model_dump())
+            says = any(name in re.split(r"[;,] ", where) for name in names)
+            assert (released[wanted[0][0]] == wanted[0][1]) == says, (number, backbone)
+            assert all(key in released for key, _ in wanted)
+
+
+def test_the_rows_of_table_s1_that_the_page_gives_as_settings_are_the_presets() -> None:
+    text = RELEASED_PAGE.read_text()
+    paper = flatten(resolve("paper").model_dump())
+    section = text[text.index("## Table S1") : text.index("## The paper's step")]
+    given = dict(parse_override(one) for one in re.findall(r"`(pool[^`]+|precision[^`]+|kl[^`]+)`", section))
+    assert given == {"pool.limit": 10_000, "precision": "bf16", "kl.rule": "adaptive"}
+    assert all(paper[key] == value for key, value in given.items())
 
 
 def test_the_method_stays_short_enough_to_look_things_up() -> None:

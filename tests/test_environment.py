@@ -316,8 +316,7 @@ def test_a_test_that_hangs_fails_or_ends_with_its_process(tmp_path: Path) -> Non
     scaled = settings | {"timeout": 1, "faulthandler_timeout": 2}
     names = ("timeout", "timeout_method", "faulthandler_timeout", "faulthandler_exit_on_timeout")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "xdist.plugin", "-p", "pytest_timeout", "-n1",
-               *options.split(), *(f"-o{name}={scaled[name]}" for name in names), "--rootdir", str(tmp_path),
-               str(tmp_path)]
+               *options.split(), *(f"-o{name}={scaled[name]}" for name in names), "--rootdir", ".", "."]
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     env |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # the others take seconds at every start
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False)

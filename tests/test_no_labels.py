@@ -23,7 +23,7 @@ def modules_in(*rooms: str) -> tuple[str, ...]:
 LEARNERS = modules_in("recipes", "learning", "stages")
 LOOP = (*METHOD, "config", "errors", *LEARNERS, *modules_in("runs", "scale", "pool"), "backbones", "backbones.base",
         "backbones.roles", "backbones.prompts")
-LABELLED = ("asgkit.shapes", "asgkit.evals", "sklearn")
+LABELLED = ("asgkit.shapes", "asgkit.scenes", "asgkit.evals", "sklearn")
 BLIND = (*METHOD, *LEARNERS, "scale.team")  # to the model they run on
 
 
@@ -65,9 +65,23 @@ def test_loading_by_name_imports_backbones_and_what_the_user_named_only():
     assert sorted(calls) == ["f'asgkit.backbones.{name}'", "where"]
 
 
+BASE = ("ar", "codes", "network", "trunk", "tokenizer", "prompts", "scene_prompts", "language", "understand", "latent",
+        "latent_drawing", "flow", "diffusion")  # what a shipped tiny model needs to read and draw
+
+
+@pytest.mark.parametrize("module", BASE)
+def test_a_tiny_base_names_its_world_without_importing_it(module):
+    """The one exception is a list of words that the first edition's pre-training reads inside a function."""
+    tree = tree_of(f"backbones.tiny.{module}")
+    names = {name for node in tree.body for name in imported(ast.Module([node], []), "asgkit.backbones.tiny.x")
+             if not isinstance(node, ast.FunctionDef)}
+    assert {name for name in names if is_labelled(name)} == set()
+
+
 @pytest.mark.parametrize("line", ["import sklearn.datasets", "from asgkit.shapes.text import QA",
                                   "from asgkit import evals", "from ..shapes import world", "from .. import shapes",
-                                  "def f():\n    from asgkit.shapes import digits"])
+                                  "def f():\n    from asgkit.shapes import digits", "from ..scenes.text import QA",
+                                  "import asgkit.scenes.world as w"])
 def test_the_search_sees_every_kind_of_import(line):
     assert any(map(is_labelled, imported(ast.parse(line), "asgkit.backbones.base")))
 
@@ -77,12 +91,12 @@ import importlib.abc, json, sys
 
 class Absent(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name.startswith(("asgkit.shapes", "asgkit.evals", "sklearn.")):
+        if name.startswith(("asgkit.shapes", "asgkit.scenes", "asgkit.evals", "sklearn.")):
             raise ModuleNotFoundError(f"{name} does not exist here")
 
 sys.meta_path.insert(0, Absent())
 sys.modules["sklearn"] = None  # the way to be absent that libraries who look for it understand
-for name in ("asgkit.shapes", "asgkit.evals.oracle", "sklearn", "sklearn.datasets"):
+for name in ("asgkit.shapes", "asgkit.scenes", "asgkit.evals.oracle", "sklearn", "sklearn.datasets"):
     try:
         __import__(name)
     except ModuleNotFoundError:
@@ -92,7 +106,7 @@ for name in ("asgkit.shapes", "asgkit.evals.oracle", "sklearn", "sklearn.dataset
 from asgkit.config import from_dict
 from asgkit.launch import train
 train(from_dict(json.loads(sys.argv[1])), sys.argv[2])
-found = [name for name in sys.modules if name.startswith(("asgkit.shapes", "asgkit.evals"))]
+found = [name for name in sys.modules if name.startswith(("asgkit.shapes", "asgkit.scenes", "asgkit.evals"))]
 assert not found, found
 """
 

@@ -14,7 +14,7 @@ SIGNATURES = {
     "load_backbone": "name, *, base, lora_rank, lora_alpha, lora_dropout, seed, device, precision, quantise",
     "check_backbone": "backbone, images, captions, questions, *, tolerance, only",
     "resolve": "preset, overrides",
-    "Trainer": "config, backbone, pool, run, *, judge, scorer, stop, team",
+    "Trainer": "config, backbone, pool, run, *, judge, scorer, measure, stop, team",
     "train": "config, path, *, resume, judge, progress",
     "open_backbone": "config, device",
     "RunDirectory": "path, *, keep",

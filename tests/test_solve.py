@@ -14,7 +14,7 @@ from asgkit.solve import (
     pseudo_label_mask,
     solver_rewards,
     vote,
-    words_before_answer,
+    words_said,
 )
 
 # pattern of seven votes: H_sc, majority share, margin, info, soft reward of a majority answer (None: not defined)
@@ -192,7 +192,18 @@ def test_pseudo_label_mask():
     assert not pseudo_label_mask(vote(cast((4, 3))))
 
 
-@pytest.mark.parametrize("text, words", [("red", 0), ("<answer>red</answer>", 0), ("it is <answer>red</answer>", 2),
-                                         ("I see <ANSWER> red and <answer> blue", 2), ("", 0)])
-def test_words_before_the_first_answer_tag(text, words):
-    assert words_before_answer(text) == words
+@pytest.mark.parametrize("text, words", [("red", 1), ("<answer>red</answer>", 0), ("it is <answer>red</answer>", 2),
+                                         ("I see <ANSWER> red and <answer> blue", 2), ("", 0),
+                                         ("there are two blue squares", 5)])
+def test_words_before_the_first_answer_tag_or_all_of_them(text, words):
+    assert words_said(text) == words
+
+
+def test_a_long_answer_costs_where_no_tag_is_asked_for():
+    short, long = "red", "it looks to me as if this one here were red"  # 1 and 11 words
+    votes = vote([short] * 4 + ["blue"] * 3)
+    paid = solver_rewards(votes, words=[words_said(t) for t in [long, *[short] * 3, *["blue"] * 3]])
+    assert paid[0] == pytest.approx(paid[1] * (1 - 0.10 * 5 / 6)) and paid[1] > 0 > paid[4]
+    assert paid == pytest.approx(solver_rewards(votes, words=[11, 6, 1, 0, 6, 1, 0]))  # up to six words cost nothing
+    charged = solver_rewards(votes, words=[0] * 6 + [12])
+    assert charged[4] < charged[6] < 0  # the release's form: the penalty shrinks a charge too

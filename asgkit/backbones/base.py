@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from PIL import Image
 from torch import Tensor, nn
@@ -19,13 +19,26 @@ REAL = {"janus": "Janus", "blip3o": "Blip3o", "bagel": "Bagel", "vargpt": "Vargp
 ROLES: tuple[Role, ...] = ("proposer", "solver", "generator")
 
 
+class NativeSampling(NamedTuple):
+    """How a model draws where neither guidance nor temperature is given: what its authors publish."""
+
+    guidance: float = 1.0
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+
+PLAIN = NativeSampling()
+
+
 @dataclass(frozen=True)
 class BackboneSpec:
     """What the trainer may know of a model.
 
     paradigm: how it draws; image_side: side in pixels of the square images it reads and draws; code_shape: shape of
     one drawing's codes (tokens) or latent; vocabulary: size of the text vocabulary; max_new_tokens: longest text;
-    times: how its pre-training drew the times of a regression loss (`none` for tokens).
+    times: how its pre-training drew the times of a regression loss (`none` for tokens). native: how it draws by itself.
+    predicts: of a flow, what `GenStats.pred` and `target` stand for, clean latents or velocities. world: the procedural
+    world whose benchmarks fit it (`asgkit.evals.worlds`), nothing that the trainer reads.
     """
 
     name: str
@@ -36,6 +49,19 @@ class BackboneSpec:
     max_new_tokens: int
     prompts: Prompts
     times: Literal["none", "logit_normal", "uniform"] = "none"
+    native: NativeSampling = PLAIN
+    predicts: Literal["clean", "velocity"] = "clean"
+    world: str = "shapes"
+
+    @property
+    def draws_tokens(self) -> bool:
+        """Whether a drawing is tokens with log-probabilities; else it is what a regression removes noise from."""
+        return self.paradigm == "autoregressive"
+
+    @property
+    def has_velocity(self) -> bool:
+        """Whether a regression follows a velocity from noise to drawing."""
+        return self.paradigm == "flow"
 
 
 @dataclass(frozen=True)
@@ -51,13 +77,15 @@ class Prefix:
 @dataclass(frozen=True)
 class Answers:
     """Sampled texts. ids, mask, logp: (R, T) int64, bool, float32 (log-probabilities at temperature 1, nats);
-    logits: (R, K, V) float32, raw (before temperature and top-p), of the first K tokens; None unless asked for."""
+    logits: (R, K, V) float32, raw (before temperature and top-p), of the first K tokens; None unless asked for.
+    starts (R,): the first token after an opening `<answer>` tag, 0 without one; None: no text has a tag."""
 
     texts: list[str]
     ids: Tensor
     mask: Tensor
     logp: Tensor
     logits: Tensor | None = None
+    starts: Tensor | None = None
 
 
 @dataclass(frozen=True)

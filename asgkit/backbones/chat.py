@@ -25,6 +25,17 @@ PREAMBLES = (
     "Answer the question as a second, independent observer would.",
 )
 
+# Seven perceptual categories, one for each call of a vote (the paper's appendix; off by default).
+HINTS = (
+    "Pay attention to the layout.",
+    "Pay attention to text and symbols.",
+    "Pay attention to what is partly hidden.",
+    "Pay attention to left and right.",
+    "Pay attention to how many there are.",
+    "Pay attention to colours and textures.",
+    "Pay attention to what acts on what.",
+)
+
 PROMPTS = Prompts(
     ask="Write one question about this image that takes close looking to answer. It must have one short, objective "
         "answer that the image alone settles. Put the question between <question> and </question>.",
@@ -36,6 +47,10 @@ PROMPTS = Prompts(
     captions=("Describe this image in one sentence: its objects, their number, colours and places.",
               "Write a caption of this image that is exact enough to draw it again."),
     draw="{caption}",
+    spec="Write a prompt for a new picture that shows what this image shows, in one declarative sentence: its objects, "
+         "their number, colours and places.",
+    hints=HINTS,
+    expect=f"Write the answer that you expect to this question about the image, in at most six words. {RULES}",
 )
 
 

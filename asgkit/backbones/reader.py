@@ -16,6 +16,7 @@ from asgkit.backbones.base import Answers, BackboneSpec, Prefix, Role, TextStats
 from asgkit.backbones.roles import RoleAdapters
 from asgkit.backbones.sampling import log_softmax_stats, sample_tokens, uniforms
 
+TAG = "<answer>"
 KeyValues = list[tuple[Tensor, Tensor]]  # per layer: keys, values (B, heads, T, d_head)
 
 
@@ -222,7 +223,16 @@ def _join(parts: list[dict[str, Tensor]], tokenizer: Tokenizer, keep: int) -> An
     mask = torch.cat([pad(part["mask"], False) for part in parts])
     logp = torch.cat([pad(part["logp"], 0.0) for part in parts])
     texts = [tokenizer.decode(row) for row in ids.tolist()]
-    return Answers(texts, ids, mask, logp, _join_logits(parts) if keep else None)
+    return Answers(texts, ids, mask, logp, _join_logits(parts) if keep else None, _starts(texts, ids, tokenizer))
+
+
+def _starts(texts: list[str], ids: Tensor, tokenizer: Tokenizer) -> Tensor | None:
+    """For each text the first token after its opening `<answer>` tag, 0 without one; None where no text has one."""
+    tagged = [TAG in text.lower() for text in texts]
+    if not any(tagged):
+        return None
+    first = lambda row: next(n for n in range(1, len(row) + 1) if TAG in tokenizer.decode(row[:n]).lower())
+    return torch.tensor([first(row) if has else 0 for has, row in zip(tagged, ids.tolist(), strict=True)])
 
 
 def _join_logits(parts: list[dict[str, Tensor]]) -> Tensor:

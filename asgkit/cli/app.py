@@ -267,16 +267,19 @@ def shapes_render(
     folder: Annotated[Path, typer.Argument(help="Folder to write PNG files to.")],
     count: Annotated[int, typer.Option(min=1, help="Number of scenes.")] = 2000,
     seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+    world: Annotated[str, typer.Option(help="shapes or scenes.")] = "shapes",
 ) -> None:
     """Write unlabelled scenes to a folder.
 
     Example: [bold]asgkit shapes render data/more --count 500 --seed 7[/]
     """
-    from asgkit.shapes.world import render_pool
+    from asgkit.evals.worlds import WORLDS
 
+    if world not in WORLDS:
+        raise Refused(f"unknown world {world!r}; choose one of {', '.join(WORLDS)}")
     if folder.is_dir() and any(folder.iterdir()):
         raise Refused(f"{folder} is not empty: scenes of two seeds would mix; name another folder")
-    render_pool(folder, count, seed)
+    WORLDS[world].render_pool(folder, count, seed)
     out.print(f"{count} scenes in {folder}", markup=False, highlight=False)
 
 

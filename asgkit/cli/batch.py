@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import Path
 from statistics import fmean
@@ -11,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from asgkit.cli.console import out
+from asgkit.cli.console import out, refusing
 from asgkit.errors import Refused
 from asgkit.runs.wording import duration, table
 
 if TYPE_CHECKING:
     from asgkit.experiments.batch import Batch, Task
-    from asgkit.grids.load import GridRun
+    from asgkit.grids.load import Grid, GridRun
 
 
 def batch(
@@ -32,6 +33,10 @@ def batch(
     measured: Annotated[Path, typer.Option(help="Where bases are read and finished runs go.")] = Path(
         "results/measured"),
     notebook: Annotated[Path, typer.Option(help="Notebook that makes one run.")] = Path("notebooks/batch/run.ipynb"),
+    until_decided: Annotated[bool, typer.Option("--until-decided", help="Add seeds until every comparison with the "
+                                                "reference is a gain, a loss or no effect.")] = False,
+    max_seeds: Annotated[int, typer.Option(min=2, help="With --until-decided: seeds of an arm at most.")] = 10,
+    margin: Annotated[float, typer.Option(help="With --until-decided: points below which a difference is none.")] = 1.0,
 ) -> None:
     """Run every run of a grid in a notebook of its own; finished ones are skipped, stopped ones go on.
 
@@ -45,6 +50,8 @@ def batch(
     [bold]asgkit batch coupling --workers 2[/] · two at a time
 
     [bold]asgkit batch my/grid.yaml --only '*-s0'[/] · the first seed of your own grid
+
+    [bold]asgkit batch vote --until-decided --max-seeds 8[/] · more seeds where they are needed
     """
     from asgkit.experiments import batch as engine
     from asgkit.grids.load import find_grid, load_grid
@@ -58,6 +65,8 @@ def batch(
     content = load_grid(path)
     runs = _chosen(content.runs(), only)
     work = work or Path("results/runs/batch") / path.stem
+    if until_decided and only != "*":
+        raise Refused("--until-decided decides a whole grid: leave --only out, or write a grid of fewer arms")
     engine.check_parameters(notebook, [])
     tasks = [engine.grid_task(run, notebook, work, measured) for run in runs]
     held = engine.Batch.open(work, notebook)
@@ -66,9 +75,43 @@ def batch(
         _show_plan(held, tasks, runs, work, workers)
         return
     engine.prepare(runs, measured)
-    done = _run(held, tasks, runs, measured, workers)
+    make = lambda some: _run(held, [engine.grid_task(run, notebook, work, measured) for run in some], some, measured,
+                             workers)
+    done = _decide(content, make, measured, work, max_seeds, margin) if until_decided else make(runs)
     if not done:
         raise typer.Exit(1)
+
+
+def _decide(grid: Grid, make: Callable[[list[GridRun]], bool], measured: Path, work: Path, most: int, margin: float
+            ) -> bool:
+    """Run seed after seed, show what was decided and write WORK/decisions.json; False when a run failed."""
+    from asgkit.experiments.until_decided import Plan, as_json
+    from asgkit.experiments.until_decided import until_decided as decide
+    from asgkit.report.measured import Untraceable
+    from asgkit.runs.files import write_json
+
+    plan = Plan.of(grid, measured, most, margin)
+    with refusing(Untraceable):
+        states = decide(plan, make, lambda text: out.print(text, markup=False, highlight=False))
+    if states is None:
+        return False
+    content = as_json(states, most, margin)
+    work.mkdir(parents=True, exist_ok=True)
+    write_json(work / "decisions.json", content)
+    rows = [(f"{row['base']}: {row['arm']} - {row['against']}", row["metric"], row["verdict"], _interval(row),
+             row["measured_seeds"], row["lacks"]) for row in content["contrasts"]]
+    out.print(table(f"decided with at most {most} seeds, no effect below {margin:g} points",
+                    ("comparison", "metric", "verdict", "difference, interval of its look", "seeds", "lacks"), rows))
+    out.print(f"decisions: {work / 'decisions.json'}; list the added seeds in the grid before you report them",
+              markup=False, highlight=False)
+    return True
+
+
+def _interval(row: dict[str, Any]) -> str:
+    if "delta" not in row:
+        return ""
+    interval = f"{row['delta']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]"
+    return f"{interval} at {100 * row['level']:.1f}%, {row['seeds']} seeds"
 
 
 def _run(held: Batch, tasks: list[Task], runs: list[GridRun], measured: Path, workers: int) -> bool:

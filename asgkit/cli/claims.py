@@ -22,6 +22,8 @@ def claims(
 ) -> None:
     """Hold each claim of the paper against the measured results: supported, contradicted, inconclusive, not tested.
 
+    Claims that ask for it may also be `toy` (supported on tiny models alone) or `no effect` (within their margin).
+
     Exit status 0 whatever the verdicts are. Examples:
 
     [bold]asgkit claims[/] · [bold]asgkit claims --json[/]

@@ -22,6 +22,8 @@ DISK_GB = 2.0  # free space below which a grid of runs may not fit
 BASES = {  # shipped checkpoints, and what makes them again
     "tiny-ar-clean": "asgkit pretrain tiny-ar --out {path}",
     "tiny-ar-registers": "asgkit pretrain tiny-ar --registers 0.25 --out {path}",
+    "tiny-ar-scenes": "asgkit pretrain tiny-ar --world scenes --out {path}",
+    "tiny-ar-scenes-registers": "asgkit pretrain tiny-ar --world scenes --registers 0.2 --out {path}",
     "tiny-flow-clean": "asgkit pretrain tiny-flow --out {path}",
     "tiny-diffusion-clean": "asgkit pretrain tiny-diffusion --out {path}",
 }
@@ -98,7 +100,7 @@ def _checkpoint(base: str) -> Check:
     if not path.is_file():
         return Check(f"base {base}", False, f"{path.name} is missing", fix)
     try:
-        read_checkpoint(path, base.rpartition("-")[0])
+        read_checkpoint(path, "-".join(base.split("-")[:2]))
     except SafetensorError as error:
         return Check(f"base {base}", False, f"{path.name} is damaged ({error})", fix)
     except ValueError as error:  # a sound file of another model

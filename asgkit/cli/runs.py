@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from asgkit.cli.console import Overrides, Threads, TrainProgress, out, refusing
-from asgkit.config import Config, PoolConfig, measured_name, parse_override, resolve
+from asgkit.config import SCENES, Config, PoolConfig, measured_name, parse_override, resolve
 from asgkit.errors import Refused
 from asgkit.runs.wording import table
 
@@ -26,6 +26,7 @@ def pretrain(
     registers: Annotated[float | None, typer.Option(
         min=0.0, max=1.0, help="Second stage of tiny-ar: teach a clean base errors of this strength.")] = None,
     source: Annotated[Path | None, typer.Option("--from", help="Clean base of the second stage.")] = None,
+    world: Annotated[str, typer.Option(help="shapes, or scenes: what it learns to read and draw.")] = "shapes",
     snapshots: Annotated[str, typer.Option(help="Steps of the reading stage to keep as well: 60,150,400.")] = "",
     to: Annotated[Path | None, typer.Option("--out", help="Checkpoint to write (.safetensors).")] = None,
     precision: Annotated[str, typer.Option(help="bf16, or fp32 for processors without bf16.")] = "bf16",
@@ -35,7 +36,8 @@ def pretrain(
 
     On one core 8 minutes (tiny-ar), 17 (tiny-flow), 22 (tiny-diffusion). Examples: [bold]asgkit pretrain tiny-ar --out
     my.safetensors[/] · [bold]asgkit pretrain tiny-ar --registers 0.25 --out my-registers.safetensors[/] · [bold]asgkit
-    pretrain tiny-flow[/]. Then train on it: [bold]asgkit train base=my.safetensors[/]
+    pretrain tiny-flow[/] · [bold]asgkit pretrain tiny-ar --world scenes[/] (20 minutes). Then train on it:
+    [bold]asgkit train base=my.safetensors[/]
     """
     from asgkit.backbones.base import BACKBONES
     from asgkit.launch import use_threads
@@ -49,7 +51,9 @@ def pretrain(
         raise Refused(f"unknown precision {precision!r}; choose bf16 or fp32")
     if source and registers is None:
         raise Refused("--from is the base of the second stage; give its strength too: --registers 0.25")
-    path = to or Path("results/pretrain") / f"{model}-{'clean' if registers is None else 'registers'}.safetensors"
+    if world not in BASES:
+        raise Refused(f"unknown world {world!r}; choose one of {', '.join(BASES)}")
+    path = to or Path("results/pretrain") / f"{model}-{BASES[world][registers is not None]}.safetensors"
     if path.exists():
         raise Refused(f"{path} exists; name another file with --out")
     use_threads(threads)
@@ -58,12 +62,15 @@ def pretrain(
     chosen = {k: v for k, v in chosen.items() if v is not None}
     keep = _snapshot_steps(snapshots)
     if model == "tiny-ar":
-        _pretrain_codes(path, chosen, source, keep)
+        _pretrain_codes(path, world, chosen, source, keep)
     else:
-        _pretrain_latent(model, path, chosen, keep)
+        _pretrain_latent(model, path, world, chosen, keep)
     log = path.with_suffix(".jsonl").name
     out.print(f"wrote {path} and {log}; train on it: asgkit train {_as_backbone(model)}base={path}", markup=False,
               highlight=False)
+
+
+BASES = {"shapes": ("clean", "registers"), "scenes": ("scenes", "scenes-registers")}  # without and with registers
 
 
 def _as_backbone(model: str) -> str:
@@ -76,15 +83,17 @@ def _snapshot_steps(text: str) -> set[int]:
     return {int(part) for part in text.split(",")} if text else set()
 
 
-def _pretrain_codes(path: Path, chosen: dict[str, Any], source: Path | None, keep: set[int]) -> None:
-    from asgkit.backbones.tiny import pretrain as stage
+def _pretrain_codes(path: Path, world: str, chosen: dict[str, Any], source: Path | None, keep: set[int]) -> None:
+    from asgkit.backbones.tiny.pretraining import pretrain as stage
     from asgkit.backbones.tiny.understand import CHECKPOINTS
 
-    config = stage.PretrainConfig(**{**(stage.REGISTERS if "registers" in chosen else {}), **chosen})
+    recipes = {"shapes": ({}, stage.REGISTERS), "scenes": (stage.SCENES, stage.SCENES_REGISTERS)}
+    config = stage.PretrainConfig(**{**recipes[world]["registers" in chosen], **chosen})
     log = path.with_suffix(".jsonl")
     if "registers" in chosen:
-        with refusing(ValueError):  # a base of another version
-            network = stage.finetune_registers(source or CHECKPOINTS / "tiny-ar-clean.safetensors", config, log)
+        clean = source or CHECKPOINTS / f"tiny-ar-{BASES[world][0]}.safetensors"
+        with refusing(ValueError):  # a base of another version or world
+            network = stage.finetune_registers(clean, config, log)
     else:
         network = stage.new_network(config)
         stage.train(network, config, log, after=lambda step: step in keep and stage.save(
@@ -92,11 +101,11 @@ def _pretrain_codes(path: Path, chosen: dict[str, Any], source: Path | None, kee
     stage.save(network, config, path)
 
 
-def _pretrain_latent(model: str, path: Path, chosen: dict[str, Any], keep: set[int]) -> None:
-    from asgkit.backbones.tiny import pretrain_latent as stage
+def _pretrain_latent(model: str, path: Path, world: str, chosen: dict[str, Any], keep: set[int]) -> None:
+    from asgkit.backbones.tiny.pretraining import pretrain_latent as stage
 
-    config = stage.latent_config(model, **chosen)
-    network = stage.new_network(model, config.seed)
+    config = stage.latent_config(model, world=world, **chosen)
+    network = stage.new_network(model, config.seed, world)
     stage.train_stages(network, config, path.with_suffix(".jsonl"), after=lambda step: step in keep and stage.save(
         network, config, path.with_name(f"{path.stem}-step{step}.safetensors")))
     stage.save(network, config, path)
@@ -117,6 +126,8 @@ def premise(
     [bold]asgkit premise base=registers --split test --out premise.json[/] ·
     [bold]asgkit premise backbone=tiny-flow generator.scorer=CHECKPOINT[/] (another judge of the same drawings)
     """
+    from asgkit.evals.worlds import world_of
+    from asgkit.experiments import gates
     from asgkit.experiments import premise as report
     from asgkit.launch import open_scorer, use_threads
     from asgkit.report.premise import judge_premise, print_verdicts
@@ -128,11 +139,17 @@ def premise(
     use_threads(threads)
     config = resolve("tiny", overrides or [])
     scorer = open_scorer(config, _device(config))
-    found = report.measure_premise(check_backbone(config), split=split, seed=config.seed, config=config, scorer=scorer,
+    backbone = check_backbone(config)
+    found = report.measure_premise(backbone, split=split, seed=config.seed, config=config, scorer=scorer,
                                    **(report.QUICK if quick else report.FULL))
+    if world_of(backbone).unanswerable:
+        found["gates"] = gates.measure_gates(backbone, config, split=split, seed=config.seed,
+                                             **(gates.QUICK if quick else gates.FULL))
     found["oracle_gain"] = report.oracle_gain(results, config.backbone, report.base_name(config))
     report.print_premise(found, out)
     print_verdicts(judge_premise(found), out)
+    if "gates" in found:
+        gates.print_gates(found["gates"], out)
     if "registers" in found["base"]:
         out.print("On the base registers the framings err independently by design: its voting gain is built in.")
     if to:
@@ -165,6 +182,7 @@ def train(
     """
     from asgkit import launch
     from asgkit.errors import StopRequested
+    from asgkit.recipes.controls import needs_judge
 
     launch.use_threads(threads)
     config = _train_config(preset, list(overrides or []), run, resume)
@@ -173,16 +191,17 @@ def train(
         raise Refused(f"{path} already holds a run: continue it with --resume, or choose another --run")
     if resume:
         _check_resume(path, config)
-    check_backbone(config)
+    backbone = check_backbone(config)
     default_pool(config)
     out.print(f"device: {_device(config).reason}", markup=False, highlight=False)
     out.print(f"run: {path}, {config.schedule.steps} steps of {config.schedule.images} images", markup=False,
               highlight=False)
     judge = None
-    if config.control == "oracle":
+    if needs_judge(config.control):
         from asgkit.evals.oracle import ShapesJudge
+        from asgkit.evals.worlds import world_of
 
-        judge = ShapesJudge()
+        judge = ShapesJudge(world_of(backbone))
     try:
         with TrainProgress(config.schedule.steps, out, _step_of(path) if resume else 0) as progress:
             launch.train(config, path, resume=resume, judge=judge, progress=progress)
@@ -228,12 +247,15 @@ def _device(config: Config) -> Any:
 
 
 def check_backbone(config: Config) -> Any:
-    """Open the backbone once before anything is written: names, checkpoint and framings are settled here."""
+    """Open recipe and backbone once before anything is written: names, checkpoint and framings are settled here."""
     from asgkit.launch import open_backbone
+    from asgkit.recipes import load_recipe
 
     device = _device(config)
     with refusing(ValueError):
+        load_recipe(config.recipe)
         backbone = open_backbone(config, device)
+    _check_length(config, backbone)
     have = len(backbone.spec.prompts.framings)
     for key, count in (("solver.framings", config.solver.framings), ("generator.votes", config.generator.votes)):
         if count > have:
@@ -241,14 +263,28 @@ def check_backbone(config: Config) -> Any:
     return backbone
 
 
+def _check_length(config: Config, backbone: Any) -> None:
+    """Refuse answers that are cut off before the longest true one of the base's world ends."""
+    from asgkit.evals.worlds import world_of
+
+    with refusing(ValueError):
+        words = world_of(backbone).answer_tokens - 1
+    if config.solver.max_new_tokens < words:
+        raise Refused(f"solver.max_new_tokens={config.solver.max_new_tokens} cuts the answers of {config.base}, which "
+                      f"have up to {words} words: set solver.max_new_tokens={words + 1}")
+
+
 def default_pool(config: Config) -> None:
-    """Render the default pool if it is asked for and not there; a folder of one's own is left alone."""
+    """Render the default pool of a world if it is asked for and not there; a folder of one's own is left alone."""
     from asgkit.experiments.reproduce import POOL_SCENES, ensure_pool
 
     path = config.pool.path
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and path == PoolConfig().path and not Path(path).is_dir():
-        raise Refused(f"several processes would write {path} at once: make it first with asgkit shapes render {path}")
-    if path == PoolConfig().path and ensure_pool(Path(path), POOL_SCENES):
+    world = {PoolConfig().path: "shapes", SCENES["pool.path"]: "scenes"}.get(path)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and world and not Path(path).is_dir():
+        how = "" if world == "shapes" else f" --world {world}"
+        raise Refused(f"several processes would write {path} at once: make it first with asgkit shapes render {path}"
+                      f"{how}")
+    if world and ensure_pool(Path(path), POOL_SCENES, world):
         out.print(f"made the default pool: {POOL_SCENES} unlabelled scenes in {path}", highlight=False)
 
 

@@ -16,7 +16,7 @@ EVERY = ("preset", "recipe", "backbone", "base", "seed", "device", "precision", 
 GROUPS = ("generator.train", "generator.candidates", "generator.prompt", "generator.caption_temperature",
           "generator.temperature", "generator.guidance", "generator.learning_rate", "generator.clip",
           "generator.regression", "generator.center", "generator.reward_temperature", "generator.nft_beta",
-          "generator.noise_draws", "generator.scorer")
+          "generator.regression_space", "generator.noise_draws", "generator.scorer")
 READS: dict[str, tuple[str, ...]] = {
     "asg": ("schedule.*", "proposer.*", "solver.*", "generator.*", "replay.*"),
     "gvu": ("gvu.*", *GROUPS),

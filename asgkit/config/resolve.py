@@ -11,9 +11,9 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from asgkit.config.presets import PRESETS, TUNED
+from asgkit.config.presets import PRESETS, SCENES, TUNED
 from asgkit.config.reads import DEFAULT_RECIPE, refuse_unread
-from asgkit.config.sections import Config
+from asgkit.config.sections import KL_RULES, Config
 from asgkit.errors import ConfigError
 
 
@@ -98,7 +98,11 @@ def resolve(preset: str = "tiny", overrides: Iterable[str] | dict[str, Any] = ()
         raise ConfigError(f"unknown preset {preset!r}; did you mean {near[0]!r}? Presets: {sorted(PRESETS)}")
     tree = _copy(PRESETS[preset])
     pairs = dict(overrides.items() if isinstance(overrides, dict) else map(parse_override, overrides))
-    tuned = TUNED.get((preset, str(pairs.get("backbone", Config.model_fields["backbone"].default))), {})
+    _choose_kl(tree, pairs)
+    backbone, base = (str(pairs.get(key, Config.model_fields[key].default)) for key in ("backbone", "base"))
+    tuned = TUNED.get((preset, backbone), {})
+    if preset != "paper" and measured_name(backbone, base).startswith(f"{backbone}-scenes"):
+        tuned = tuned | SCENES
     for key, value in (tuned | pairs).items():
         if key == "preset" and value != preset:  # it would rename the run and change nothing else
             raise ConfigError(f"preset={value} cannot be an override: choose it by --preset {value}")
@@ -107,14 +111,27 @@ def resolve(preset: str = "tiny", overrides: Iterable[str] | dict[str, Any] = ()
     return from_dict(tree)
 
 
+def _choose_kl(tree: dict[str, Any], pairs: dict[str, Any]) -> None:
+    """A rule that is chosen brings its own constants instead of the preset's; a rate that is chosen says which rule
+    it belongs to (`KLConfig`)."""
+    if "kl.rule" in pairs:
+        tree["kl"] = {}
+    elif "kl.rate" in pairs and "kl" in tree:
+        tree["kl"] = KL_RULES[tree["kl"]["rule"]] | {k: v for k, v in tree["kl"].items() if k != "rule"}
+
+
 def from_dict(tree: dict[str, Any]) -> Config:
     """Validate a nested dictionary (for example a run's config.yaml); raises ConfigError naming each bad key."""
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc']))}: ".removeprefix(": ") + e["msg"] + _given(e["input"])
-                 for e in error.errors()]
-        raise ConfigError("; ".join(lines)) from error
+        raise ConfigError("; ".join(map(_sentence, error.errors()))) from error
+
+
+def _sentence(error: Any) -> str:
+    """One error of pydantic with the key that it is about, if it is about one."""
+    where = ".".join(map(str, error["loc"]))
+    return (f"{where}: " if where else "") + error["msg"].removeprefix("Value error, ") + _given(error["input"])
 
 
 def _given(value: Any) -> str:

@@ -5,18 +5,15 @@ from __future__ import annotations
 import difflib
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
+from pydantic import Field, model_serializer, model_validator
 
 from asgkit.config.reads import READS
+from asgkit.config.roles import GeneratorConfig, ProposerConfig, SolverConfig, Strict
 
 Positive = Field(gt=0)
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class PoolConfig(_Strict):
+class PoolConfig(Strict):
     """The unlabelled images: a folder, and how many of its files to use (None: all)."""
 
     path: str = "data/pool"
@@ -24,7 +21,7 @@ class PoolConfig(_Strict):
     limit: int | None = None
 
 
-class ScheduleConfig(_Strict):
+class ScheduleConfig(Strict):
     """Steps in all; per cycle `understanding` U steps, then `generation` G steps; images per shard of a step.
 
     A step's batch has processes x `accumulate` shards; `micro_batch` bounds the memory of updates, not their result.
@@ -45,97 +42,50 @@ class ScheduleConfig(_Strict):
         return self
 
 
-class ProposerConfig(_Strict):
-    """Ask: K candidates, their sampling, the weights of R_p and the update."""
-
-    train: bool = True
-    candidates: int = Field(3, gt=0)
-    temperature: float = Field(1.0, ge=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-    max_new_tokens: int = Field(128, gt=0)
-    learning_rate: float = Field(1e-6, gt=0)
-    w_ste: float = 0.70
-    w_sc: float = 0.30
-    target_entropy: float = Field(0.90, ge=0.40, le=1.5)  # nats, start of the running target mu
-    target_momentum: float = Field(ge=0, lt=1)
-    adaptive_target: bool = True
-    sigma: float = Field(0.25, gt=0)
-    clip: float = Field(0.2, gt=0)
-    group: Literal["equal", "released"] = "equal"  # released: only the first candidate gets STE and all N votes
+KL_RULES: dict[str, dict[str, float]] = {
+    "adaptive": {"coefficient": 0.01, "target": 0.02, "rate": 0.10},  # printed (table S1)
+    "fixed": {"coefficient": 0.05, "target": 0.02, "rate": 0.0},  # ours
+    "steadied": {"coefficient": 0.05, "target": 0.10, "rate": 0.01},  # ours: ten times as slow, five times as far
+}
 
 
-class SolverConfig(_Strict):
-    """Solve: N framings, sampling, STE, and the update (`reinforce` is the paper's)."""
+class KLConfig(Strict):
+    """Coefficient of the per-token KL to the frozen base, one controller per role, by one of three rules.
 
-    train: bool = True
-    framings: int = Field(7, gt=0)
-    votes: Literal["framings", "temperature"] = "framings"  # temperature: N samples of one framing (table 4)
-    temperature: float = Field(1.0, ge=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-    max_new_tokens: int = Field(96, gt=0)
-    update: Literal["reinforce", "group", "sft"] = "reinforce"
-    train_on: Literal["best", "all"] = "best"  # q* only (paper), or every valid candidate
-    min_share: float = Field(0.0, ge=0, le=1)  # vote share that a question needs before it may train the Solver
-    pseudo_label_share: float = Field(5 / 7, ge=0, le=1)  # the same for `sft`
-    learning_rate: float = Field(1e-6, gt=0)
-    baseline_momentum: float = Field(0.6, ge=0, lt=1)
-    low_information_penalty: float = 0.08
-    ste: bool = True
-    ste_tokens: int = Field(5, gt=0)
-    ste_window: int = Field(128, ge=8)  # below 8 values a rank says nothing, so d_ste is a fixed curve
-    ste_aggregation: Literal["max", "mean"] = "max"
+    adaptive: the printed controller, `coefficient *= exp(rate * (KL - target) / target)` within bounds. fixed: the
+    coefficient stays (rate 0). steadied: the same controller, slow and with a target that leaves room to learn; on tiny
+    models the printed one swings with a period of about 130 steps and takes every gain back. A rule brings its own
+    constants; numbers that are given take their place. Without a rule, a rate of 0 means fixed, any other adaptive.
+    """
 
-
-class GeneratorConfig(_Strict):
-    """Draw: L candidates for one caption, M diagnostic questions, the weights of R_g and the update."""
-
-    train: bool = True
-    candidates: int = Field(3, gt=0)
-    questions: int = Field(3, gt=0)
-    votes: int = Field(7, gt=0)  # framings per diagnostic question, on the real image and on every candidate
-    caption_temperature: float = Field(0.0, ge=0)
-    temperature: float | None = None  # None: the backbone's native sampling
-    guidance: float | None = None
-    learning_rate: float = Field(1e-6, gt=0)
-    w_fidelity: float = 0.65
-    w_cycle: float = 0.20
-    w_diversity: float = 0.10
-    w_contradiction: float = 0.20
-    min_quality: float = 0.35
-    min_questions: int = Field(2, ge=1)
-    clip: float = Field(0.2, gt=0)
-    # How candidates weigh in a regression (flow, diffusion); tokens always follow the group-relative advantage.
-    regression: Literal["rwr", "awm", "nft"] = "rwr"
-    center: bool = False  # rwr: subtract 1, so that the weights of a group sum to 0
-    reward_temperature: float = Field(0.1, gt=0)  # rwr: softmax(r / temperature)
-    nft_beta: float = Field(0.2, gt=0, le=1)
-    noise_draws: int = Field(1, gt=0)  # (t, noise) pairs per drawing
-    target: Literal["candidates", "source_image"] = "candidates"
-    adapter: Literal["generator", "solver"] = "generator"  # which role learns to draw; sampling never uses the Solver's
-    prompt: Literal["solver", "proposer"] = "solver"  # which role writes the prompt t from the real image
-    references: Literal["solver", "proposer"] = "solver"  # which role answers the questions on the real image
-    cycle: Literal["image", "text"] = "image"  # text: the second half of S_cyc never sees the candidate
-    scorer: str = "live"  # live: the Solver as it is; frozen: the base; or a checkpoint that judges in its place
-
-
-class KLConfig(_Strict):
-    """Adaptive coefficient of the per-token KL to the frozen base, one controller per role."""
-
+    rule: Literal["adaptive", "fixed", "steadied"] = "adaptive"
     coefficient: float = Field(0.01, gt=0)
     target: float = Field(0.02, gt=0)
     rate: float = Field(0.10, ge=0)
     low: float = Field(1e-3, gt=0)
     high: float = Field(1e2, gt=0)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _constants_of_the_rule(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        if "rule" in given:
+            return KL_RULES.get(given["rule"], {}) | given
+        return given | {"rule": "fixed" if given.get("rate") == 0 else "adaptive"}
+
     @model_validator(mode="after")
     def _in_bounds(self) -> KLConfig:
         if not self.low <= self.coefficient <= self.high:
             raise ValueError(f"coefficient {self.coefficient} must lie between low {self.low} and high {self.high}; "
                              "lower kl.low to weaken the penalty")
+        if (self.rule == "fixed") != (self.rate == 0):
+            raise ValueError(f"rule {self.rule} and rate {self.rate} contradict each other: a fixed coefficient has "
+                             "rate 0, and any other rule a rate above 0")
         return self
 
 
-class LoRAConfig(_Strict):
+class LoRAConfig(Strict):
     """Rank, scale and dropout of every role adapter."""
 
     rank: int = Field(16, gt=0)
@@ -144,7 +94,7 @@ class LoRAConfig(_Strict):
     quantise: Literal["", "nf4"] = ""  # nf4: frozen weights of the adapted layers in 4 bits (QLoRA)
 
 
-class OptimiserConfig(_Strict):
+class OptimiserConfig(Strict):
     """AdamW, the same for every role; `warmup` counts the role's own steps."""
 
     weight_decay: float = 0.01
@@ -153,24 +103,25 @@ class OptimiserConfig(_Strict):
     beta2: float = Field(0.999, gt=0, lt=1)
 
 
-class ReplayConfig(_Strict):
+class ReplayConfig(Strict):
     """Best drawings that may return as images of understanding steps; `mix` is their share."""
 
     capacity: int = Field(500, ge=0)
     mix: float = Field(0.0, ge=0, le=1)
 
 
-class GvUConfig(_Strict):
+class GvUConfig(Strict):
     """Settings of recipe=gvu: what a drawing is paid, the probability per token of its prompt or the logarithm."""
 
     reward: Literal["probability", "log_probability"] = "probability"
 
 
-class CheckpointConfig(_Strict):
+class CheckpointConfig(Strict):
     """Save every so many steps and keep the newest `keep`."""
 
     every: int = Field(50, gt=0)
     keep: int = Field(3, gt=0)
+    adapters: Literal["kept", "lost"] = "kept"  # lost, as released: a resume begins Proposer and Generator anew
 
 
 RECIPE_SECTIONS = ("gvu", "own")
@@ -183,7 +134,7 @@ def section_of(recipe: str) -> str | None:
     return recipe if recipe in RECIPE_SECTIONS else None
 
 
-class Config(_Strict):
+class Config(Strict):
     """A whole run. `asgkit train --preset tiny seed=3 solver.framings=5` sets keys by their dotted names.
 
     A section in RECIPE_SECTIONS belongs to the recipe of its name: it is there in that recipe's runs alone.
@@ -197,7 +148,8 @@ class Config(_Strict):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     # "" is the method itself
-    control: Literal["", "random", "random_vote", "permuted", "constant", "format", "oracle", "best_of"] = ""
+    control: Literal["", "random", "random_vote", "permuted", "other_picture", "constant", "format", "oracle",
+                     "oracle_gated", "best_of"] = ""
     max_bad_steps: int = Field(5, gt=0)
     shard_weights: bool = False  # processes hold one copy of the frozen weights together and work in lock step (FSDP2)
     pool: PoolConfig = PoolConfig()
@@ -239,6 +191,13 @@ class Config(_Strict):
     def _without_absent_sections(self, handler: Any) -> dict[str, Any]:
         return {name: value for name, value in handler(self).items()
                 if name not in RECIPE_SECTIONS or value is not None}
+
+    @model_validator(mode="after")
+    def _somebody_to_exchange_with(self) -> Config:
+        if self.control in ("permuted", "other_picture") and self.schedule.images < 2:
+            raise ValueError(f"control={self.control} exchanges between the pictures of a shard: set schedule.images "
+                             "to 2 or more")
+        return self
 
     @model_validator(mode="after")
     def _one_way_to_save_memory(self) -> Config:

@@ -12,9 +12,9 @@ from PIL import Image
 
 from asgkit.backbones.base import Backbone, Role
 from asgkit.evals.shapes import BLOCK
+from asgkit.evals.worlds import World, answer_length, world_of
 from asgkit.runs.files import write_atomic
-from asgkit.shapes.benchmark import VQABenchmark, vqa_benchmark
-from asgkit.shapes.text import FAMILIES
+from asgkit.shapes.benchmark import VQABenchmark
 from asgkit.solve import normalise_answer
 
 MODES = ("real", "shuffled", "blank", "none")  # what stands in the picture's place
@@ -44,7 +44,7 @@ def shown_images(images: np.ndarray, mode: str, seed: int = 0) -> list[Image.Ima
 def blind_accuracy(backbone: Backbone, role: Role | None, mode: str, bench: VQABenchmark) -> np.ndarray:
     """Whether each question's greedy canonical answer is right under an image mode: (Q,) bool."""
     images, prompts = shown_images(bench.images, mode), backbone.spec.prompts
-    length = 2 if backbone.spec.max_new_tokens > 1 else 1
+    length = answer_length(backbone)
     right = []
     for start in range(0, len(bench.items), BLOCK):
         items = bench.items[start : start + BLOCK]
@@ -62,24 +62,32 @@ def commonest_answer(bench: VQABenchmark) -> np.ndarray:
     Counted on the questions themselves, so it flatters the guess a little.
     """
     best = {family: Counter(item.answer for item in bench.items if item.family == family).most_common(1)
-            for family in FAMILIES}
+            for family in dict.fromkeys(item.family for item in bench.items)}
     return np.array([item.answer == best[item.family][0][0] for item in bench.items])
 
 
 def blind_scores(backbone: Backbone, role: Role | None, split: str, per_family: int) -> list[dict[str, str | float]]:
     """Rows (mode, family, value in percent) of the canonical answer; family `all` is the mean over questions.
 
-    Besides `MODES` there is the mode `commonest`, which asks no model.
+    Besides `MODES` there is the mode `commonest`, which asks no model. Only answerable questions count: a blank
+    picture makes "there is none" true.
     """
-    bench = vqa_benchmark(split, per_family)
+    world = world_of(backbone)
+    bench = answerable_part(world.vqa_benchmark(split, per_family), world)
     family = np.array([item.family for item in bench.items])
     rows: list[dict[str, str | float]] = []
     for mode in (*MODES, "commonest"):
         right = commonest_answer(bench) if mode == "commonest" else blind_accuracy(backbone, role, mode, bench)
         rows += [{"mode": mode, "family": name, "value": 100 * float(right[family == name].mean())}
-                 for name in FAMILIES]
+                 for name in dict.fromkeys(family)]
         rows.append({"mode": mode, "family": "all", "value": 100 * float(right.mean())})
     return rows
+
+
+def answerable_part(bench: VQABenchmark, world: World) -> VQABenchmark:
+    """The questions of a benchmark that have an answer."""
+    keep = np.flatnonzero(world.answerable(np.array([item.family for item in bench.items])))
+    return VQABenchmark(bench.images, tuple(bench.items[i] for i in keep), bench.rows[keep])
 
 
 def write_blind(path: Path, steps: list[tuple[int, list[dict[str, str | float]]]]) -> Path:

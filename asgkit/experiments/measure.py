@@ -18,6 +18,7 @@ from asgkit.grids.experiment import Experiment, same_config
 from asgkit.grids.load import GridError, GridRun, load_grid, make_experiment, shipped_grids
 from asgkit.launch import open_backbone, train
 from asgkit.pool.folder import SUFFIXES
+from asgkit.recipes.controls import needs_judge
 from asgkit.report.figures.examples import write_examples
 from asgkit.report.measured import Measurement
 from asgkit.runs.directory import RunDirectory
@@ -107,7 +108,7 @@ def run_experiment(experiment: Experiment, work: Path, measured: Path, curve: Ca
     if finished(experiment, measured):
         return target
     config, path = experiment.config(), work / experiment.name
-    train(config, path, resume=True, judge=ShapesJudge() if config.control == "oracle" else None, progress=progress)
+    train(config, path, resume=True, judge=ShapesJudge() if needs_judge(config.control) else None, progress=progress)
     base = measured / "base" / measured_name(config.backbone, config.base)
     best = json.loads((base / "decodings.json").read_text(encoding="utf-8"))["best"]
     evaluate_run(path, "test", best, **sizes)

@@ -19,15 +19,15 @@ from rich.table import Table
 from asgkit.backbones.base import Backbone
 from asgkit.config import Config, measured_name, resolve
 from asgkit.evals.shapes import AnswerItems, evaluate_answers, evaluate_drawings
+from asgkit.evals.worlds import WORLDS, world_of
 from asgkit.report.measured import MAIN, load_measured, same_items
 from asgkit.report.tables.premise import premise_rows
 from asgkit.runs.files import write_atomic
-from asgkit.shapes.benchmark import TAGS, VQABenchmark, detector_accuracy
-from asgkit.shapes.detector import JUNK, detect, satisfies, world_pixels
-from asgkit.shapes.text import FAMILIES, parse_caption, sample_qa
-from asgkit.shapes.world import render, sample_scene
+from asgkit.shapes.benchmark import VQABenchmark
+from asgkit.shapes.detector import JUNK, world_pixels
 from asgkit.stages.generation import generation_round
-from asgkit.stats.intervals import auroc, paired_bootstrap, spearman_within
+from asgkit.stats.effects import over_base
+from asgkit.stats.intervals import auroc, spearman_within
 
 COMPONENTS = ("reward", "fidelity", "cycle", "text_similarity", "image_text_similarity", "diversity",
               "contradiction")
@@ -49,11 +49,11 @@ def measure_premise(backbone: Backbone, *, split: str = "dev", per_family: int =
     `items` has another number of questions. Source: paper (the signals); the premise check is ours.
     """
     base = base_name(config) if config else None
-    config = config or resolve("tiny")
+    config, world = config or resolve("tiny"), world_of(backbone)
     answers = items or evaluate_answers(backbone, None, split, per_family, seed)
-    if len(answers.family) != per_family * len(FAMILIES):
-        raise ValueError(f"items holds {len(answers.family)} questions, not {per_family} of each of {len(FAMILIES)} "
-                         "families: evaluate them with the same per_family")
+    if len(answers.family) != sum(world.family_sizes(per_family).values()):
+        raise ValueError(f"items holds {len(answers.family)} questions, not {per_family} of each of "
+                         f"{len(world.families)} families: evaluate them with the same per_family")
     return {
         "backbone": backbone.spec.name, "base": base, "split": split, "seed": seed,
         "scorer": Path(config.generator.scorer).name,
@@ -61,7 +61,7 @@ def measure_premise(backbone: Backbone, *, split: str = "dev", per_family: int =
         "answers": answer_premise(answers), "detectors": detector_premise(answers),
         **drawing_premise(backbone, split, per_tag, samples, seed, scorer),
         "reward": reward_premise(backbone, config, split, groups, seed, scorer),
-        "reader": {f"noise {k}": 100.0 * v for k, v in detector_accuracy(split, 500).items()},
+        "reader": {f"noise {k}": 100.0 * v for k, v in world.detector_accuracy(split, 500).items()},
     }
 
 
@@ -81,7 +81,7 @@ def answer_premise(items: AnswerItems) -> dict[str, Any]:
         "families": {f: {"n": int((items.family == f).sum()), "single": _percent(single[items.family == f]),
                          "canonical": _percent(items.canonical[items.family == f]),
                          "majority": _percent(items.majority[items.family == f])}
-                     for f in FAMILIES if (items.family == f).any()},
+                     for f in WORLDS[items.world].families if (items.family == f).any()},
     }
 
 
@@ -109,19 +109,19 @@ def drawing_premise(backbone: Backbone, split: str, per_tag: int, samples: int, 
     Two questions per drawing, with answers from the detected scene; a drawing with junk or nothing in it has no
     exact truth and is left out and counted. The Solver judges drawings, so this bounds the value of R_g.
     """
-    drawn = evaluate_drawings(backbone, None, split, per_tag, samples, keep=True)
+    drawn, world = evaluate_drawings(backbone, None, split, per_tag, samples, keep=True), world_of(backbone)
     pictures = world_pixels([image for group in drawn.images for image in group])
-    scenes = [scene for i in range(0, len(pictures), 250) for scene in detect(pictures[i : i + 250])]
+    scenes = [scene for i in range(0, len(pictures), 250) for scene in world.detect(pictures[i : i + 250])]
     clean = [i for i, s in enumerate(scenes) if s.things and all(t.shape != JUNK for t in s.things)]
     rng = np.random.default_rng([seed, 1])
     scores = drawn.summary()
     result: dict[str, Any] = {"drawings": {"n": len(pictures), "overall": scores["overall"],
-                                           "tags": {tag: scores[f"tag/{tag}"] for tag in TAGS}}}
+                                           "tags": {tag: scores[f"tag/{tag}"] for tag in world.tags}}}
     legible = 100.0 * len(clean) / len(pictures)
     if not clean:
         return result | {"drawn_images": {"n": 0, "legible": legible, "canonical": None, "majority": None}}
     rows = [i for i in clean for _ in range(2)]
-    asked = tuple(sample_qa(rng, scenes[i]) for i in rows)
+    asked = tuple(world.sample_qa(rng, scenes[i]) for i in rows)
     bench = VQABenchmark(pictures[rows], asked, np.arange(len(rows)))
     items = evaluate_answers(scorer or backbone, None, split, bench=bench)
     return result | {"drawn_images": {"n": len(rows), "legible": legible, "canonical": _percent(items.canonical),
@@ -137,20 +137,20 @@ def reward_premise(backbone: Backbone, config: Config, split: str, groups: int, 
     (percent correct), the one R_g prefers and the best (oracle): the room that group-relative learning has, and the
     share of it that R_g can see.
     """
-    rng = np.random.default_rng([seed, 2])
-    images = [Image.fromarray(render(sample_scene(rng, split))) for _ in range(groups)]
+    rng, world = np.random.default_rng([seed, 2]), world_of(backbone)
+    images = [Image.fromarray(world.render(world.sample_scene(rng, split))) for _ in range(groups)]
     signals: dict[str, list[np.ndarray]] = {name: [] for name in COMPONENTS}
     truths, passed, readable = [], 0, 0
     for start in range(0, groups, BATCH):
         made = generation_round(backbone, images[start : start + BATCH], config, lambda _: rng,
                                 scorer=(scorer, None) if scorer else None)
         for i, card in enumerate(made.cards):
-            wanted = parse_caption(card.prompt)
+            wanted = world.parse_caption(card.prompt)
             passed, readable = passed + card.passed, readable + (wanted is not None)
             if not card.passed or wanted is None:
                 continue
-            found = detect(world_pixels(made.groups[i]))
-            truths.append([float(satisfies(scene, wanted)) for scene in found])
+            found = world.detect(world_pixels(made.groups[i]))
+            truths.append([float(world.satisfies(scene, wanted)) for scene in found])
             for name in COMPONENTS:
                 signals[name].append(getattr(made.scores, name)[i].numpy())
     result = {"groups": groups, "used": len(truths), "pass_rate": 100.0 * passed / groups,
@@ -196,7 +196,7 @@ def oracle_gain(results: str | Path, backbone: str, base: str) -> dict[str, Any]
             same_items(before, run)
         for side, metric in MAIN.items():
             key = f"{side}/{metric}"
-            found = paired_bootstrap(before.values(key), np.stack([run.values(key) for run in runs]))
+            found = over_base(before.values(key), np.stack([run.values(key) for run in runs]))
             gains[key] = {part: 100.0 * getattr(found, part) for part in ("delta", "low", "high")}
         return {"runs": [run.name for run in runs], "folder": folder, "gains": gains}
     return {"runs": [], "folder": None, "gains": {}, "command": "asgkit reproduce --profile small"}

@@ -56,15 +56,15 @@ class Made:
         self.rows.append((what, ", ".join(paths), time.perf_counter() - began))
 
 
-def ensure_pool(path: Path, scenes: int) -> bool:
-    """Render the default unlabelled pool if it is missing; True if it was made. Whole or not at all."""
-    from asgkit.shapes.world import render_pool
+def ensure_pool(path: Path, scenes: int, world: str = "shapes") -> bool:
+    """Render the default unlabelled pool of a world if it is missing; True if it was made. Whole or not at all."""
+    from asgkit.evals.worlds import WORLDS
 
     if path.exists():
         return False
     aside = path.with_name(f".{path.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
-    render_pool(aside, scenes)
+    WORLDS[world].render_pool(aside, scenes)
     aside.rename(path)
     return True
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from asgkit.backbones.base import Answers, Backbone, GenStats, NoiseSpec, Role, TextStats
 from asgkit.backbones.noise import draw_noise
 from asgkit.config import GeneratorConfig
+from asgkit.learning.anchor import SamplingPolicy
 from asgkit.stages.answer import Rollout
 from asgkit.updates import (
     candidate_weights,
@@ -136,6 +137,7 @@ class DrawingBatch:
     examples: Examples
     noise: NoiseSpec | None
     settings: GeneratorConfig
+    anchor: SamplingPolicy | None = None  # what `nft` is measured against (None: the frozen base)
 
     @property
     def counts(self) -> Counts:
@@ -160,9 +162,16 @@ class DrawingBatch:
         """Loss and drift of the weighted examples through the model's own way of drawing."""
         arguments = (self.examples.prompts, self.examples.codes)
         reference = backbone.generation_stats(*arguments, role=None, noise=self.noise, keep_logits=True)
+        old = reference
+        if self.anchor:
+            with self.anchor.active():
+                old = backbone.generation_stats(*arguments, role=role, noise=self.noise)
         policy = backbone.generation_stats(*arguments, role=role, noise=self.noise, grad=True, keep_logits=True)
-        own = _regression_objective if policy.logp is None else _token_objective
-        return own(policy, reference, self.examples, self.settings)
+        if policy.logp is not None:
+            return _token_objective(policy, reference, self.examples, self.settings)
+        if self.settings.regression_space == "velocity" and backbone.spec.predicts == "clean":
+            policy, reference, old = (_as_velocity(stats, self.noise) for stats in (policy, reference, old))
+        return _regression_objective(policy, reference, old, self.examples, self.settings)
 
 
 def weigh_candidates(rewards: Tensor, passed: Tensor, tokens: bool, g: GeneratorConfig, control: str) -> Tensor:
@@ -181,9 +190,14 @@ def weigh_candidates(rewards: Tensor, passed: Tensor, tokens: bool, g: Generator
 
 
 def choose_examples(prompts: Sequence[str], codes: Tensor, behaviour: Tensor | None, weights: Tensor) -> Examples:
-    """The candidates with a weight, of G x L in group order. weights: (G, L)."""
+    """The candidates of all groups that have a weight, of G x L in group order. weights: (G, L).
+
+    A group without any weight is left out, so that it does not dilute the others. In a group that has one, every
+    candidate counts in the means, those of weight 0 too: an advantage that happens to be exactly 0 is no other than one
+    of 1e-9, and `best_of`, whose weights are L and zeros, is then the mean loss of the best candidates.
+    """
     flat = weights.flatten()
-    keep = flat.nonzero()[:, 0]
+    keep = (weights != 0).any(1).repeat_interleave(weights.shape[1]).nonzero()[:, 0]
     return Examples([prompts[int(i)] for i in keep], codes[keep.to(codes.device)], flat[keep],
                     None if behaviour is None else behaviour[keep.to(behaviour.device)])
 
@@ -199,16 +213,17 @@ def source_examples(prompts: Sequence[str], codes: Tensor, rewards: Tensor, pass
 
 
 def drawing_batch(prompts: Sequence[str], codes: Tensor, behaviour: Tensor | None, rewards: Tensor, passed: Tensor, *,
-                  times: str, settings: GeneratorConfig, control: str, rng: np.random.Generator
-                  ) -> DrawingBatch | None:
+                  times: str, settings: GeneratorConfig, control: str, rng: np.random.Generator,
+                  anchor: SamplingPolicy | None = None) -> DrawingBatch | None:
     """What the Generator learns from the candidates of G cards; None if nothing weighs.
 
     codes: of the G x L candidates, with their tokens' log-probabilities `behaviour` (None for a regression). prompts
-    (G,), rewards (G, L), passed (G,). times: see `draw_times`.
+    (G,), rewards (G, L), passed (G,). times: see `draw_times`. anchor: see `DrawingBatch`.
     """
     weights = weigh_candidates(rewards, passed, behaviour is not None, settings, control)
     repeated = [prompt for prompt in prompts for _ in range(settings.candidates)]
-    return _with_noise(choose_examples(repeated, codes, behaviour, weights), times, settings, rng)
+    found = _with_noise(choose_examples(repeated, codes, behaviour, weights), times, settings, rng)
+    return found and replace(found, anchor=anchor)
 
 
 def source_batch(prompts: Sequence[str], codes: Tensor, rewards: Tensor, passed: Tensor, *, times: str,
@@ -234,10 +249,19 @@ def _token_objective(policy: GenStats, reference: GenStats, examples: Examples, 
     return Objective(loss, kl, policy.entropy.detach().mean().item(), stats["clip_fraction"])
 
 
-def _regression_objective(policy: GenStats, reference: GenStats, examples: Examples, g: GeneratorConfig) -> Objective:
+def _as_velocity(stats: GenStats, noise: NoiseSpec) -> GenStats:
+    """Clean latents `x_t - t v` of a flow as velocities, up to one shift of prediction and target: divided by t."""
+    t = noise.t.to(stats.pred).reshape(*noise.t.shape, *[1] * (stats.pred.dim() - noise.t.dim()))
+    pred, target = stats.pred / t, stats.target / t
+    return replace(stats, loss=(pred - target).square().flatten(1).mean(1), pred=pred, target=target)
+
+
+def _regression_objective(policy: GenStats, reference: GenStats, old: GenStats, examples: Examples, g: GeneratorConfig
+                          ) -> Objective:
+    """old: what `nft` is measured against."""
     weights = examples.weights.to(policy.loss.device)
     if g.regression == "nft":
-        loss = nft_loss(policy.pred, reference.pred, policy.target, weights, beta=g.nft_beta)
+        loss = nft_loss(policy.pred, old.pred, policy.target, weights, beta=g.nft_beta)
     else:
         loss = weighted_regression_loss(policy.loss, weights)
     return Objective(loss, prediction_drift(policy.pred, reference.pred))

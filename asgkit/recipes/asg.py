@@ -11,6 +11,7 @@ Three U steps alternate with two G steps, and the two loops touch only through t
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import replace
 from typing import ClassVar
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from asgkit.ask import TargetEntropy
 from asgkit.backbones.base import TextStats
+from asgkit.learning.anchor import sampling_policy
 from asgkit.learning.objectives import (
     Batch,
     DrawingBatch,
@@ -40,6 +42,7 @@ from asgkit.recipes.base import (
     CONTROL,
     DIAGNOSE,
     DRAW,
+    EXPECT,
     NOISE,
     REPLAY,
     SOLVE,
@@ -61,7 +64,8 @@ from asgkit.stages.generation import generation_round
 from asgkit.ste import RollingPercentile
 from asgkit.updates import EMABaseline, grpo_loss, reinforce_loss, sft_loss
 
-STREAMS = {"style": STYLE, "caption": CAPTION, "diagnose": DIAGNOSE, "draw": DRAW}  # as `generation_round` names them
+# as `generation_round` names them
+STREAMS = {"style": STYLE, "caption": CAPTION, "diagnose": DIAGNOSE, "expect": EXPECT, "draw": DRAW}
 
 
 class ASG:
@@ -88,6 +92,9 @@ class ASG:
         self.tokens = Count()
         self.memories = {"window": self.window, "baseline": self.baseline, "target": self.target,
                          "replay": self.replay, "tokens": self.tokens}
+        self.sampler = sampling_policy(self.backbone, c)  # None: the Generator itself
+        if self.sampler:
+            self.memories["sampler"] = self.sampler
         self.step_fields: Record = {}  # of the U step that was remembered last
 
     def phase(self, step: int) -> str:
@@ -141,10 +148,10 @@ class ASG:
         prefix = self.backbone.prefix(shard.pictures, role="solver")
         solved = answer_questions(self.backbone, prefix, texts, rows, framings=s.framings, temperature=s.temperature,
                                   top_p=s.top_p, max_new_tokens=s.max_new_tokens, seed=shard.number(SOLVE),
-                                  perturb=s.votes == "framings")
+                                  perturb=s.votes == "framings", hints=s.focus_hints)
         self.tools.stop.check()
         top, mean, greedy = greedy_difficulty(self.backbone, prefix, texts, rows, tokens=s.ste_tokens,
-                                              max_new_tokens=s.max_new_tokens)
+                                              max_new_tokens=s.max_new_tokens, start=s.ste_from)
         for j, (i, k) in enumerate(where):
             table[i].votes[k] = solved.votes[j]
             table[i].raw[k] = solved.answers.texts[j * s.framings : (j + 1) * s.framings]
@@ -174,7 +181,8 @@ class ASG:
         labels = None
         if s.update == "sft" and not own_answers(self.config.control):
             labels = [table[i].taught.get(k, table[i].votes[k].majority) for i, k in where]
-        rollout = taught_rollout(asked.solved, taught, s.framings, labels)
+        given = [where.index(table[i].donor.get(k, (i, k))) for i, k in where]
+        rollout = taught_rollout(asked.solved, taught, s.framings, labels, given)
         advantages = torch.tensor([a for j in taught for a in table[where[j][0]].solver_advantages[where[j][1]]])
         active = torch.ones_like(advantages, dtype=torch.bool)
 
@@ -190,12 +198,14 @@ class ASG:
         """Stages 1 to 4 of a G step for one shard: caption, diagnose, draw, score (all in `generation_round`, which
         the premise check takes too), with the rewards that train."""
         judge = self.tools.judge
-        made = generation_round(self.backbone, shard.pictures, self.config, lambda use: shard.rng(STREAMS[use]),
-                                scorer=self.tools.scorer, stage=self.clock.stage)
+        with self.sampler.active() if self.sampler else nullcontext():
+            made = generation_round(self.backbone, shard.pictures, self.config, lambda use: shard.rng(STREAMS[use]),
+                                    scorer=self.tools.scorer, measure=self.tools.measure, stage=self.clock.stage)
         judged = judge.drawings([card.prompt for card in made.cards], made.groups) if judge else []
         BadStepGuard.check_finite("generator/rewards", made.scores.reward)
         oracle = torch.tensor(judged) if judged else None
-        rewards = control_rewards(self.config.control, made.scores.reward, oracle, shard.rng(CONTROL))
+        passed = torch.tensor([card.passed for card in made.cards])
+        rewards = control_rewards(self.config.control, made.scores.reward, oracle, shard.rng(CONTROL), passed)
         return Drawn(shard, made, judged, rewards, self.replay.capacity > 0)
 
     def generator_batch(self, drawn: Drawn) -> DrawingBatch | None:
@@ -209,7 +219,7 @@ class ASG:
             codes = self.backbone.encode_images(drawn.shard.pictures)
             return source_batch(prompts, codes, drawn.rewards, drawn.passed, **common)
         return drawing_batch(prompts, made.drawn.codes, made.drawn.logp, drawn.rewards, drawn.passed,
-                             control=self.config.control, **common)
+                             control=self.config.control, anchor=self.sampler, **common)
 
     # -- after the step ----------------------------------------------------------------------------------------------
     def remember(self, seen: Sequence[Signals]) -> None:
@@ -218,6 +228,8 @@ class ASG:
         if "best" in seen[0]:
             for image in every(seen, "best"):
                 self.replay.push(image)
+            if self.sampler:
+                self.sampler.follow()
             return
         window, baseline = len(self.window), self.baseline.value  # as the step found them
         self.window.update_many(every(seen, "difficulties"))
@@ -235,8 +247,11 @@ class ASG:
         """One record per image of the shard."""
         if isinstance(work, Asked):
             shared = update_fields(stats) | self.step_fields
+            control, s = self.config.control, self.config.solver
+            names, label = [item.name for item in work.shard.items], s.update == "sft" and not own_answers(control)
             for row, item in zip(work.table, work.shard.items, strict=True):
-                yield row.record(step, item, shared, self.config.control)
+                own = row.under_control(names, label) if control else {}
+                yield row.record(step, item, shared | own, control)
             return
         advantages, active = logged_advantages(work.rewards, work.passed)
         for i, item in enumerate(work.shard.items):

@@ -16,7 +16,7 @@ _BOTH = [
 
 _UNDERSTANDING = [
     ("questions/duplicate", "list[bool]", "-", "Per candidate: repeats an earlier one of its group."),
-    ("question", "str", "text", "The chosen question q*: the candidate of highest R_p."),
+    ("question", "str", "text", "The chosen question q*: that of highest R_p, or (a control) best paid."),
     ("proposer/reward", "float", "reward", "R_p of the chosen question."),
     ("proposer/rewards", "list[float]", "reward", "R_p per candidate, under a control too."),
     ("proposer/advantages", "list[float]", "-", "Group-relative advantage per candidate."),
@@ -73,8 +73,17 @@ _GENERATION = [
     ("judge_scores", "list[float]", "fraction", "Scores of an injected control judge; else empty."),
 ]
 
+_CONTROLS = {
+    EVERY: [("control/rewards", "list[float]", "reward", "What the control pays each question (U) or drawing (G).")],
+    "U": [
+        ("control/trained", "list[bool]", "-", "Per candidate: its answers entered the Solver's update."),
+        ("control/labels", "list[str?]", "text", "Per candidate: the answer taught to all its framings; else null."),
+        ("control/donors", "list[str?]", "-", "Per candidate: the image whose answers it was taught instead, if any."),
+    ],
+}
+
 FIELDS: FieldTable = field_table({
     EVERY: _BOTH,
     "U": _UNDERSTANDING + update_rows("proposer") + update_rows("solver"),
     "G": _GENERATION + update_rows("generator"),
-})
+}, controls=_CONTROLS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,15 +63,29 @@ class UnderstandingRow:
         self.solver_rewards: dict[int, list[float]] = {}
         self.solver_advantages: dict[int, list[float]] = {}
         self.skip: dict[int, str] = {}
+        self.paid: list[float] = []  # what a control pays each question; empty in the method, which pays R_p
         self.taught: dict[int, str] = {}  # answer taught instead of the majority, under a control
+        self.donor: dict[int, tuple[int, int]] = {}  # (row, candidate) whose answers a control teaches instead
 
     @property
     def best(self) -> int:
-        """q* = argmax R_p; the first of equals."""
-        return max(range(len(self.rewards)), key=lambda k: (self.rewards[k], -k))
+        """q* = argmax R_p, or of what a control pays; a question that can be asked before one that cannot, then the
+        first of equals."""
+        paid = self.paid or self.rewards
+        return max(range(len(paid)), key=lambda k: (self.questions[k].valid, paid[k], -k))
+
+    def under_control(self, names: Sequence[str], label: bool) -> dict[str, Any]:
+        """The fields of runs under a control. names: of the shard's images; label: one answer is taught to all framings
+        of a question."""
+        taught = [k in self.solver_advantages for k in range(len(self.questions))]
+        labels = [self.taught.get(k, vote.majority) if on and label else None
+                  for k, (on, vote) in enumerate(zip(taught, self.votes, strict=True))]
+        given = [names[self.donor[k][0]] if on and k in self.donor else None for k, on in enumerate(taught)]
+        return {"control/rewards": self.paid, "control/trained": taught, "control/labels": labels,
+                "control/donors": given}
 
     def record(self, step: int, item: PoolImage, shared: dict[str, Any], control: str) -> dict[str, Any]:
-        """The image's log record; `shared` are the values of the whole step."""
+        """The image's log record; `shared` are the values of the whole step, and a control's own."""
         k = self.best
         vote = self.votes[k]
         row = _identity(step, "U", item, self.questions) | {
@@ -142,8 +157,8 @@ class Drawn:
         return torch.tensor([card.passed for card in self.made.cards])
 
     def best_drawings(self) -> list[Image.Image]:
-        """The candidate of highest R_g of every card that passed the gate."""
-        best = self.made.scores.reward.argmax(1).tolist()
+        """The best paid candidate of every card that passed the gate: that of highest R_g, but under a control."""
+        best = self.rewards.argmax(1).tolist()
         return [self.made.groups[i][best[i]] for i, card in enumerate(self.made.cards) if card.passed]
 
     def signals(self) -> Signals:
@@ -176,5 +191,5 @@ def generation_record(step: int, item: PoolImage, drawn: Drawn, row: int, *, adv
         "generator/zero_variance": not active, "generator/seeds": drawn.made.seeds[row * width : (row + 1) * width],
         "replay/pushed": card.passed and drawn.kept, "control": control,
         "judge_scores": drawn.judged[row] if drawn.judged else [],
-    }
+    } | ({"control/rewards": drawn.rewards[row].tolist()} if control else {})
     return {name: rounded(value) for name, value in (values | shared).items()}

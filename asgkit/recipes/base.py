@@ -27,7 +27,7 @@ from asgkit.runs.schema import FieldTable
 from asgkit.scale.shards import Shard
 
 # Streams of derived seeds (`Shard.rng`): a use of chance has a number of its own, so that no two share a sequence.
-ASK, SOLVE, CAPTION, DIAGNOSE, DRAW, CONTROL, STYLE, REPLAY, NOISE = range(9)
+ASK, SOLVE, CAPTION, DIAGNOSE, DRAW, CONTROL, STYLE, REPLAY, NOISE, EXPECT = range(10)
 
 Record = dict[str, Any]
 Signals = Mapping[str, list[Any]]
@@ -45,7 +45,8 @@ class Learner(NamedTuple):
 class Tools:
     """What a recipe works with: settings (all, and its own section), the model, who judges for it, and the clock.
 
-    scorer: who answers and captions for the Generator's reward. judge: truth, for the control `oracle` alone.
+    scorer: who answers and captions for the Generator's reward. judge: truth, for the oracle controls alone. measure:
+    another model whose base measures the similarities of the cycle (None: this one's).
     """
 
     config: Config
@@ -55,6 +56,7 @@ class Tools:
     stop: StopSignal
     judge: Judge | None = None
     own: Any = None
+    measure: Backbone | None = None
 
 
 class Sheet(NamedTuple):

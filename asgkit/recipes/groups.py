@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from asgkit.backbones.base import Drawings
+from asgkit.config.reads import reads
 from asgkit.errors import ConfigError
 from asgkit.learning.objectives import DrawingBatch, drawing_batch, logged_advantages
 from asgkit.learning.optimiser import UpdateStats
@@ -37,7 +38,8 @@ from asgkit.runs.schema import FieldTable, Row, field_table, update_rows
 from asgkit.scale.shards import Shard
 from asgkit.stages.generation import draw_candidates, write_captions
 
-CONTROLS = ("", "random", "permuted", "constant", "oracle", "best_of")  # the others act on votes and questions
+# the others act on votes and questions
+CONTROLS = ("", "random", "permuted", "other_picture", "constant", "oracle", "best_of")
 STREAMS = {"style": STYLE, "caption": CAPTION, "draw": DRAW}
 _ROWS: list[Row] = [
     ("prompt", "str", "text", "Drawing prompt T: a caption of the pool's picture, or the pool's own prompt."),
@@ -70,6 +72,11 @@ class Group:
     drawn: Drawings
     images: list[list[Image.Image]]
 
+    @property
+    def speaks(self) -> Tensor:
+        """Which groups (G,) may teach: an empty prompt says nothing of a drawing."""
+        return torch.tensor([bool(prompt.strip()) for prompt in self.prompts])
+
 
 @dataclass(frozen=True)
 class GroupWork:
@@ -85,11 +92,6 @@ class GroupWork:
     def shard(self) -> Shard:
         """The shard it was drawn for."""
         return self.group.shard
-
-    @property
-    def speaks(self) -> Tensor:
-        """Which groups (G,) may teach: an empty prompt says nothing of a drawing."""
-        return torch.tensor([bool(prompt.strip()) for prompt in self.group.prompts])
 
     def signals(self) -> Signals:
         """Nothing is remembered."""
@@ -118,6 +120,9 @@ class GroupRecipe(ABC):
         if self.config.control not in CONTROLS:
             raise ConfigError(f"control={self.config.control} acts on questions and votes, which recipe={self.name} "
                               f"does not have; it knows {', '.join(filter(None, CONTROLS))}")
+        if reads(self.config.recipe, "generator.nft_anchor") and self.config.generator.nft_anchor == "policy":
+            raise ConfigError(f"generator.nft_anchor=policy needs a memory of weights, which recipe={self.name} does "
+                              "not keep: leave it at base")
         self.learners = {"generator": Learner("generator", self.config.generator.learning_rate)}
         self.memories: dict[str, Memory] = {}
 
@@ -149,14 +154,14 @@ class GroupRecipe(ABC):
         judge = self.tools.judge
         judged = judge.drawings(prompts, images) if judge else []
         rewards = control_rewards(self.config.control, scores, torch.tensor(judged) if judged else None,
-                                  shard.rng(CONTROL))
+                                  shard.rng(CONTROL), group.speaks)
         return GroupWork(group, scores, judged, rewards, own)
 
     def write_prompts(self, shard: Shard) -> tuple[list[str], list[str]]:
         """A prompt per item, and the caption request that it answers."""
         if shard.kind == "prompts":
             return shard.texts, [self.backbone.spec.prompts.request_for(text) for text in shard.texts]
-        _, requests, captions = write_captions(self.backbone, shard.pictures, self.config.generator,
+        _, requests, captions = write_captions(self.backbone, shard.pictures, self.config,
                                                lambda use: shard.rng(STREAMS[use]))
         return captions, requests
 
@@ -165,7 +170,7 @@ class GroupRecipe(ABC):
         if not self.config.generator.train:
             return {"generator": None}
         return {"generator": drawing_batch(
-            work.group.asked, work.group.drawn.codes, work.group.drawn.logp, work.rewards, work.speaks,
+            work.group.asked, work.group.drawn.codes, work.group.drawn.logp, work.rewards, work.group.speaks,
             settings=self.config.generator, times=self.backbone.spec.times, control=self.config.control,
             rng=work.shard.rng(NOISE))}
 
@@ -174,7 +179,7 @@ class GroupRecipe(ABC):
 
     def records(self, step: int, work: GroupWork, stats: Mapping[str, UpdateStats]) -> Iterator[Record]:
         """One record per prompt."""
-        advantages, active = logged_advantages(work.rewards, work.speaks)
+        advantages, active = logged_advantages(work.rewards, work.group.speaks)
         group, shared = work.group, update_fields(stats)
         for i, item in enumerate(work.shard.items):
             rewards = work.scores[i].tolist()

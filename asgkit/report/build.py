@@ -26,7 +26,7 @@ from asgkit.report.provenance import provenance
 from asgkit.report.tables.build import write_published, write_tables
 from asgkit.report.tables.gains import Gains
 from asgkit.report.tables.tables import DESIGNED, KEPT, MAIN_ARMS, Form, joint_table
-from asgkit.stats.intervals import paired_bootstrap
+from asgkit.stats.effects import over_base
 
 # Shipped bases: without results their figures are empty panels.
 EXPECTED = ("tiny-ar-clean", "tiny-ar-registers", "tiny-flow-clean", "tiny-diffusion-clean")
@@ -168,7 +168,7 @@ def _learning_rates(measured: Measured, base: str, table: pd.DataFrame):
             if arm != "joint" and rate in own_rate:  # it varied the other role's rate: the other panel's business
                 continue
             after = np.stack([run.values(f"{side}/{metric}") for run in group])
-            found = paired_bootstrap(before, after, resamples=RESAMPLES)
+            found = over_base(before, after, resamples=RESAMPLES)
             means.append({"side": side, "arm": arm, "rate": rate, "delta": 100 * found.delta, "low": 100 * found.low,
                           "high": 100 * found.high, "seeds": found.n_seeds, "n": found.n_items})
             points += [{"side": side, "arm": arm, "seed": run.seed, "rate": rate,

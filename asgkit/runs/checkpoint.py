@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 
-from asgkit.backbones.base import ROLES, Backbone
+from asgkit.backbones.base import ROLES, Backbone, Role
 from asgkit.runs.directory import Checkpoint, ConfigChanged, RunDirectory
 from asgkit.runs.state import Tensors, pack, restore_rng, rng_state, unpack
 
@@ -37,12 +37,14 @@ class Stateful(Protocol):
 
 @dataclass(frozen=True)
 class Parts:
-    """Everything that decides a run's next step, but for the random generators. shards: of a step, over all ranks."""
+    """Everything that decides a run's next step, but for the random generators. shards: of a step, over all ranks;
+    lost: roles whose adapters a resume does not read."""
 
     backbone: Backbone
     optimisers: Mapping[str, Optimiser]
     memories: Mapping[str, Stateful]
     shards: int
+    lost: Sequence[Role] = ()
 
 
 def save_parts(run: RunDirectory, step: int, parts: Parts) -> None:
@@ -75,7 +77,8 @@ def load_parts(run: RunDirectory, found: Checkpoint, parts: Parts) -> None:
         raise ConfigChanged(f"{run.path} takes its steps from {before} shard(s) (processes x schedule.accumulate), "
                             f"not from {parts.shards}: resume it with as many processes as it began with")
     for role in ROLES:
-        parts.backbone.load_role(role, found.path / role)
+        if role not in parts.lost:
+            parts.backbone.load_role(role, found.path / role)
     for name, optimiser in parts.optimisers.items():
         optimiser.restore(unpack(f"optimiser/{name}", found.tensors), found.values["optimisers"][name])
     for name, memory in parts.memories.items():

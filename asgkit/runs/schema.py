@@ -27,7 +27,8 @@ class Field:
     """One logged field: its JSON type, unit, phases, meaning, and whether it may be null.
 
     `type` is one of int, float, str, bool, or `list[...]` of these, nested at will; `?` inside a list
-    (`list[float?]`) lets single elements be null. `phases` is one phase of a recipe, or EVERY.
+    (`list[float?]`) lets single elements be null. `phases` is one phase of a recipe, or EVERY. `controls`: records of
+    runs under a control carry it, and those of the method do not.
     """
 
     type: str
@@ -35,10 +36,11 @@ class Field:
     phases: str
     description: str
     nullable: bool = False
+    controls: bool = False
 
-    def applies_to(self, phase: str) -> bool:
-        """Tell whether records of `phase` carry this field."""
-        return self.phases in (phase, EVERY)
+    def applies_to(self, phase: str, control: str = "") -> bool:
+        """Tell whether records of `phase`, in a run under `control`, carry this field."""
+        return self.phases in (phase, EVERY) and (bool(control) or not self.controls)
 
 
 FieldTable = Mapping[str, Field]
@@ -71,17 +73,21 @@ def update_rows(role: str) -> list[Row]:
             for name, kind, unit, text in _UPDATE]
 
 
-def field_table(phases: Mapping[str, Sequence[Row]]) -> FieldTable:
+def field_table(phases: Mapping[str, Sequence[Row]], controls: Mapping[str, Sequence[Row]] | None = None
+                ) -> FieldTable:
     """A recipe's fields by name, after the core ones, in the order in which records are written.
 
-    phases: rows of each phase, or of EVERY. Raises SchemaError for a name that is declared twice.
+    phases: rows of each phase, or of EVERY; controls: the same for records of runs under a control. Raises SchemaError
+    for a name that is declared twice.
     """
     fields: dict[str, Field] = {}
-    for phase, rows in [(EVERY, _CORE), *phases.items()]:
+    both = [(False, EVERY, _CORE), *((False, *item) for item in phases.items()),
+            *((True, *item) for item in (controls or {}).items())]
+    for only, phase, rows in both:
         for name, kind, unit, text in rows:
             if name in fields:
                 raise SchemaError(f"{name!r} is declared twice in a recipe's table of fields")
-            fields[name] = Field(kind.removesuffix("?"), unit, phase, text, kind.endswith("?"))
+            fields[name] = Field(kind.removesuffix("?"), unit, phase, text, kind.endswith("?"), only)
     return fields
 
 
@@ -114,7 +120,8 @@ def _unknown(name: str, phase: str, fields: FieldTable) -> str:
 
 def _problems(record: Mapping[str, Any], phase: str, fields: FieldTable) -> list[str]:
     """List everything that is wrong with a record of the given phase."""
-    expected = {name: field for name, field in fields.items() if field.applies_to(phase)}
+    control = str(record.get("control", ""))
+    expected = {name: field for name, field in fields.items() if field.applies_to(phase, control)}
     found = [_unknown(name, phase, fields) for name in record if name not in expected]
     found += [f"missing field {name!r}" for name in expected if name not in record]
     for name, field in expected.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -84,18 +85,20 @@ class Solved:
 def answer_questions(
     backbone: Backbone, prefix: Prefix, questions: Sequence[str], rows: Sequence[int], *, framings: int,
     temperature: float, top_p: float = 1.0, max_new_tokens: int, seed: int = 0, perturb: bool = True,
+    hints: bool = False,
 ) -> Solved:
     """Answer each question about image `rows[i]` once under each of the first `framings` framings, in one batch.
 
     `perturb=False`: as many samples of the canonical framing instead (temperature sampling, table 4). Otherwise only
-    the instruction preamble varies between a question's N prompts (paper, table S7). Raises ValueError when
-    the backbone has fewer framings, NonFiniteValue for NaN in log-probabilities.
+    the instruction preamble varies between a question's N prompts (paper, table S7), and with `hints` a focus hint
+    above it. Raises ValueError when the backbone has fewer framings, NonFiniteValue for NaN in log-probabilities.
     Source: paper (prompt-perturbed self-consistency).
     """
     have = len(backbone.spec.prompts.framings)
     if framings > have:
         raise ValueError(f"{framings} framings asked for, {backbone.spec.name} has {have}: lower solver.framings")
-    asked = [backbone.spec.prompts.solve(q, n if perturb else None) for q in questions for n in range(framings)]
+    asked = [backbone.spec.prompts.solve(q, n if perturb else None, n if hints else None)
+             for q in questions for n in range(framings)]
     where = [row for row in rows for _ in range(framings)]
     sampled = backbone.answer(prefix, asked, rows=where, max_new_tokens=max_new_tokens, temperature=temperature,
                               top_p=top_p, seed=seed)
@@ -106,19 +109,28 @@ def answer_questions(
 
 def greedy_difficulty(
     backbone: Backbone, prefix: Prefix, questions: Sequence[str], rows: Sequence[int], *, tokens: int,
-    max_new_tokens: int,
+    max_new_tokens: int, start: str = "answer",
 ) -> tuple[list[float], list[float], list[str]]:
     """One greedy canonical answer per question: STE by max, by mean (nats), and the answers.
 
-    Entropies come from raw logits, before temperature and top-p. Raises NonFiniteValue for NaN among them.
-    Source: paper (STE).
+    start: where the first `tokens` tokens are counted from. `answer`: after an opening `<answer>` tag, if there is one
+    (paper); `generated`: from the first generated token, the tag's own among them (as released), and a tag that the
+    prompt ends with counts as one. Entropies come from raw logits, before temperature and top-p. Raises NonFiniteValue
+    for NaN among them. Source: paper (STE).
     """
     asked = [backbone.spec.prompts.solve(q) for q in questions]
-    greedy = backbone.answer(prefix, asked, rows=rows, max_new_tokens=max_new_tokens, keep_logits=tokens)
+    call = partial(backbone.answer, prefix, asked, rows=rows, max_new_tokens=max_new_tokens)
+    greedy, past_tag = call(keep_logits=tokens), None
+    if start == "generated":
+        tokens = max(1, tokens - asked[0].rstrip().endswith("<answer>"))
+    elif greedy.starts is not None:  # once more, with the logits behind the longest tag
+        greedy = call(keep_logits=int(greedy.starts.max()) + tokens)
+        past_tag = torch.arange(greedy.logits.shape[1])[None] >= greedy.starts[:, None]
     if torch.isnan(greedy.logits).any():
         raise NonFiniteValue("solver/logits", "NaN in the greedy answers' logits")
     entropy = token_entropy(greedy.logits)
     mask = greedy.mask[:, : entropy.shape[1]]
+    mask = mask if past_tag is None else mask & past_tag.to(mask.device)
     top = solver_token_entropy(entropy, mask, first=tokens, aggregation="max")
     mean = solver_token_entropy(entropy, mask, first=tokens, aggregation="mean")
     return top.tolist(), mean.tolist(), greedy.texts
@@ -131,17 +143,21 @@ def caption(backbone: Backbone, prefix: Prefix, requests: Sequence[str], *, temp
                            seed=seed).texts
 
 
-def taught_rollout(solved: Solved, taught: Sequence[int], framings: int, labels: Sequence[str] | None) -> Rollout:
+def taught_rollout(solved: Solved, taught: Sequence[int], framings: int, labels: Sequence[str] | None,
+                   donors: Sequence[int] | None = None) -> Rollout:
     """The N rows of each taught question; with `labels` (Q,) every framing is given the label's sampled ids instead.
 
-    Prompts and ids are those that were sampled, never re-tokenised text. Raises ValueError when no framing gave a
-    question's label.
+    donors (Q,): the question whose answers each one is taught, a control's (None: its own). Prompts and ids are those
+    that were sampled in this batch, never re-tokenised text. Raises ValueError when no framing of a question's donor
+    gave its label.
     """
     keep = [j * framings + n for j in taught for n in range(framings)]
+    given = [j if donors is None else donors[j] for j in taught]
     if labels is None:
-        source = keep
+        source = [d * framings + n for d in given for n in range(framings)]
     else:
-        source = [j * framings + solved.votes[j].answers.index(labels[j]) for j in taught for _ in range(framings)]
+        source = [d * framings + solved.votes[d].answers.index(labels[j])
+                  for j, d in zip(taught, given, strict=True) for _ in range(framings)]
     a, index = solved.answers, torch.tensor(source)
     answers = Answers([a.texts[x] for x in source], a.ids[index], a.mask[index], a.logp[index])
     return Rollout([solved.prompts[x] for x in keep], [solved.rows[x] for x in keep], answers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -57,18 +57,20 @@ class Scores:
 
 def make_cards(backbone: Backbone, images: Sequence[Image.Image], captions: Sequence[str], requests: Sequence[str],
                asked: Sequence[Question], settings: GeneratorConfig, solver: SolverConfig, *,
-               role: Role | None = "solver", prefix: Prefix | None = None) -> list[Card]:
+               role: Role | None = "solver", prefix: Prefix | None = None, votes: list[list[Vote]] | None = None
+               ) -> list[Card]:
     """Prompt cards of B images: the Solver's answers on the real image are the references, never the Proposer's.
 
     asked: B * M questions, image by image; duplicates and invalid ones do not enter the card. A card passes with
     `quality >= min_quality`, at least `min_questions` questions and a caption that is not empty. `role`: who answers
-    (None: the frozen base); `prefix`: that role's prefix of the images, where the caller has one.
+    (None: the frozen base); `prefix`: that role's prefix of the images, where the caller has one; `votes`: references
+    to the questions of the card, where they come from elsewhere.
     Source: paper (generation step 2).
     """
     per_image = [list(asked[i : i + settings.questions]) for i in range(0, len(asked), settings.questions)]
-    kept = [[q.text for q in group if q.valid and not q.duplicate] for group in per_image]
-    prefix = prefix or backbone.prefix(images, role=role)
-    votes = _vote_all(backbone, prefix, kept, settings, solver)
+    kept = card_questions(asked, settings.questions)
+    if votes is None:
+        votes = _vote_all(backbone, prefix or backbone.prefix(images, role=role), kept, settings, solver)
     cards = []
     for i, (group, questions, references) in enumerate(zip(per_image, kept, votes, strict=True)):
         valid = sum(q.valid for q in group)
@@ -78,6 +80,11 @@ def make_cards(backbone: Backbone, images: Sequence[Image.Image], captions: Sequ
         passed = quality >= settings.min_quality and enough
         cards.append(Card(captions[i], requests[i], group, questions, references, quality, passed))
     return cards
+
+
+def card_questions(asked: Sequence[Question], count: int) -> list[list[str]]:
+    """The questions of each image's card, of `count` written per image: the valid ones, each once."""
+    return [[q.text for q in asked[i : i + count] if q.valid and not q.duplicate] for i in range(0, len(asked), count)]
 
 
 def _vote_all(backbone: Backbone, prefix: Prefix, questions: Sequence[Sequence[str]], settings: GeneratorConfig,
@@ -95,11 +102,13 @@ def _vote_all(backbone: Backbone, prefix: Prefix, questions: Sequence[Sequence[s
 
 
 def score_candidates(backbone: Backbone, cards: Sequence[Card], drawings: Sequence[Sequence[Image.Image]],
-                     settings: GeneratorConfig, solver: SolverConfig, *, role: Role | None = "solver") -> Scores:
+                     settings: GeneratorConfig, solver: SolverConfig, *, role: Role | None = "solver",
+                     measure: Backbone | None = None) -> Scores:
     """Score L candidates of each card: S_fid, S_cyc, S_div, S_ctr and R_g, every stage one batch over all B x L.
 
     The votes and captions come from the live Solver (role None: the frozen base), the similarities of the cycle from
-    the frozen base. Raises NonFiniteValue for NaN similarities. Source: paper (generation step 4).
+    the frozen base, or from that of another model (`measure`). Raises NonFiniteValue for NaN similarities.
+    Source: paper (generation step 4).
     """
     flat = [image for group in drawings for image in group]
     width = len(drawings[0])
@@ -108,11 +117,13 @@ def score_candidates(backbone: Backbone, cards: Sequence[Card], drawings: Sequen
     votes = _vote_all(backbone, prefix, [card.questions for card in owner], settings, solver)
     captions = caption(backbone, prefix, [card.request for card in owner],
                        max_new_tokens=backbone.spec.max_new_tokens)
-    text, image_text = similarities(backbone, flat if settings.cycle == "image" else None, owner, captions)
+    text, image_text = _measured(measure or backbone, flat if settings.cycle == "image" else None, owner, captions,
+                                 own=measure is None)
     BadStepGuard.check_finite("generator/similarities", torch.stack([text, image_text]))
-    fidelity = torch.tensor([_fidelity(card, v) for card, v in zip(owner, votes, strict=True)])
+    fidelity = torch.tensor([_fidelity(card, v, settings.word_boundaries)
+                             for card, v in zip(owner, votes, strict=True)])
     conflict = torch.tensor([_conflict(card, v) for card, v in zip(owner, votes, strict=True)])
-    spread = torch.stack([diversity(pixels(group)) for group in drawings])
+    spread = torch.stack([diversity(pixels(group), normalise=settings.normalise_diversity) for group in drawings])
     shape = (len(cards), width)
     fidelity, conflict = fidelity.reshape(shape), conflict.reshape(shape)
     text, image_text = text.reshape(shape), image_text.reshape(shape)
@@ -120,17 +131,27 @@ def score_candidates(backbone: Backbone, cards: Sequence[Card], drawings: Sequen
     quality = torch.tensor([card.quality if card.passed else 0.0 for card in cards])[:, None]
     reward = generator_reward(fidelity, cycle, spread, conflict, quality, w_fidelity=settings.w_fidelity,
                               w_cycle=settings.w_cycle, w_diversity=settings.w_diversity,
-                              w_contradiction=settings.w_contradiction, min_quality=settings.min_quality)
+                              w_contradiction=settings.w_contradiction, min_quality=settings.min_quality,
+                              renormalise=settings.renormalise)
     answers = [[v.majority for v in group] for group in votes]
     rows = range(0, len(flat), width)
     return Scores(reward, fidelity, cycle, text, image_text, spread, conflict,
                   [captions[i : i + width] for i in rows], [answers[i : i + width] for i in rows])
 
 
-def _fidelity(card: Card, votes: Sequence[Vote]) -> float:
+def _measured(backbone: Backbone, images: Sequence[Image.Image] | None, cards: Sequence[Card], captions: Sequence[str],
+              *, own: bool) -> tuple[Tensor, Tensor]:
+    """Similarities by a backbone; one that did not write the captions (not `own`) is asked in its own words."""
+    if not own:
+        cards = [replace(card, request=backbone.spec.prompts.request_for(card.prompt)) for card in cards]
+    return similarities(backbone, images, cards, captions)
+
+
+def _fidelity(card: Card, votes: Sequence[Vote], whole: bool) -> float:
     if not card.questions:
         return 0.0
-    matches = [soft_match(v.majority, r.majority) for v, r in zip(votes, card.references, strict=True)]
+    matches = [soft_match(v.majority, r.majority, word_boundaries=whole)
+               for v, r in zip(votes, card.references, strict=True)]
     return qa_fidelity(matches, [v.fraction for v in votes])
 
 

@@ -16,8 +16,14 @@ from asgkit.backbones.tiny.diffusion import LARGEST_LATENT, _index, _schedule
 from asgkit.backbones.tiny.flow import ExpertBlock, TinyFlowNetwork, wave
 from asgkit.backbones.tiny.latent import CELLS, CHANNELS, STEPS, CellAutoencoder
 from asgkit.backbones.tiny.latent_drawing import NETWORKS, TinyLatent, repeat_rows
-from asgkit.backbones.tiny.pretrain import PretrainConfig
-from asgkit.backbones.tiny.pretrain_latent import LatentConfig, _rate, new_network, save, train_stages
+from asgkit.backbones.tiny.pretraining.pretrain import PretrainConfig
+from asgkit.backbones.tiny.pretraining.pretrain_latent import (
+    LatentConfig,
+    _rate,
+    new_network,
+    save,
+    train_stages,
+)
 from asgkit.backbones.tiny.prompts import DRAW
 from asgkit.backbones.tiny.trunk import Block
 from asgkit.backbones.tiny.understand import CHECKPOINTS

@@ -124,6 +124,12 @@ def test_a_missing_pool_is_refused_before_a_run_exists() -> None:
     assert not Path("results").exists()
 
 
+def test_a_recipe_that_is_none_is_one_line() -> None:
+    refused(asgkit("train", "recipe=nowhere:Mine"), "recipe nowhere:Mine: Python finds no module nowhere")
+    refused(asgkit("train", "recipe=gvuu"), "error: unknown recipe 'gvuu'; did you mean 'gvu'?")
+    refused(asgkit("train", "recipe=gvu", "solver.framings=5"), "solver.framings changes nothing under recipe=gvu")
+
+
 def test_more_framings_than_the_model_has_are_refused() -> None:
     refused(asgkit("train", "solver.framings=8"), "set solver.framings=7")
 

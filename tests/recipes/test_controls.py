@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from asgkit.recipes.controls import control_rewards, control_vote, own_answers
+from asgkit.recipes.controls import control_rewards, control_vote, donors, own_answers
 from asgkit.solve import vote
 
 REWARDS = torch.tensor([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]])
@@ -49,7 +49,7 @@ def test_the_oracle_teaches_the_truth():
     assert taught.answers == VOTE.answers
     missed = control_vote("oracle", VOTE, "purple", rng())
     assert (missed.majority, missed.count, missed.fraction) == ("purple", 0, 0.0)
-    assert control_vote("oracle", VOTE, None, rng()) is VOTE
+    assert control_vote("oracle", VOTE, None, rng()) is None  # it abstains: its own majority is no truth
 
 
 def test_random_labels_come_in_the_votes_own_proportions():
@@ -58,14 +58,31 @@ def test_random_labels_come_in_the_votes_own_proportions():
     assert set(taught) == {"red", "blue", "green"}
 
 
-def test_permuting_acts_on_labels_where_there_is_no_reward():
+def test_permuting_and_another_picture_act_on_whole_questions():
     assert control_vote("permuted", VOTE, None, rng()) is VOTE
-    assert control_vote("constant", VOTE, None, rng(), label=True) is VOTE
-    taught = {control_vote("permuted", VOTE, None, rng(seed), label=True).majority for seed in range(50)}
-    assert taught == {"red", "blue", "green"}
+    pictures = [0, 0, 0, 1, 2, 2]
+    orders = [donors("permuted", pictures, rng(seed)) for seed in range(50)]
+    assert all(sorted(order) == [0, 1, 2, 3, 4, 5] for order in orders) and len(set(map(tuple, orders))) > 40
+    given = [donors("other_picture", pictures, rng(seed)) for seed in range(50)]
+    assert all(pictures[i] != pictures[j] for one in given for i, j in enumerate(one))
+    assert {one[3] for one in given} == {0, 1, 2, 4, 5}
+    assert donors("other_picture", [4, 4], rng()) == [None, None]
+
+
+def test_groups_are_paid_what_another_passed_group_earned():
+    rewards = torch.arange(8.0).reshape(4, 2)
+    passed = torch.tensor([True, False, True, True])
+    for seed in range(20):
+        paid = control_rewards("other_picture", rewards, None, rng(seed), passed)
+        assert paid[1].tolist() == [2.0, 3.0] and not (paid == rewards)[passed].any()
+        assert sorted(map(tuple, paid.tolist())) == sorted(map(tuple, rewards.tolist()))
+        mixed = control_rewards("permuted", rewards, None, rng(seed), passed)
+        assert mixed[1].tolist() == [2.0, 3.0] and sorted(mixed.flatten().tolist()) == rewards.flatten().tolist()
+    alone = control_rewards("other_picture", rewards, None, rng(), torch.tensor([True, False, False, False]))
+    assert alone.tolist() == [[0.0, 0.0], *rewards[1:].tolist()]
 
 
 def test_random_rewards_leave_every_framing_its_own_answer():
     assert [own_answers(c) for c in ("random", "", "random_vote", "oracle", "constant")] == [True] + [False] * 4
-    assert control_vote("random", VOTE, None, rng(), label=True) is VOTE
+    assert control_vote("random", VOTE, None, rng()) is VOTE
     assert control_rewards("random_vote", REWARDS, None, rng()) is REWARDS

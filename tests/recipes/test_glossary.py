@@ -7,8 +7,8 @@ from asgkit.recipes import RECIPES, all_fields, load_recipe
 from asgkit.recipes.glossary import glossary_markdown
 from asgkit.runs.schema import CORE, EVERY, phases_of
 
-TYPES = {"int", "float", "str", "bool", "list[float]", "list[float?]", "list[str]", "list[bool]", "list[int]",
-         "list[list[str]]"}
+TYPES = {"int", "float", "str", "bool", "list[float]", "list[float?]", "list[str]", "list[str?]", "list[bool]",
+         "list[int]", "list[list[str]]"}
 
 
 @pytest.mark.parametrize("name", RECIPES)

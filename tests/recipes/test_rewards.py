@@ -6,7 +6,7 @@ import torch
 
 from asgkit.ask import TargetEntropy, self_consistency_reward
 from asgkit.config import resolve
-from asgkit.errors import NonFiniteValue
+from asgkit.errors import ConfigError, NonFiniteValue
 from asgkit.recipes.asg_work import UnderstandingRow
 from asgkit.recipes.rewards import reward_answers, reward_questions
 from asgkit.solve import solver_rewards, vote
@@ -78,6 +78,7 @@ def test_an_entropy_that_is_no_number_is_refused_before_it_enters_the_window():
 
 
 def answers(*overrides: str, truth: list[str | None] | None = None) -> list[UnderstandingRow]:
+    """All five valid questions, rewarded by the tiny preset with overrides, against a baseline of .25."""
     table, _, _ = questions()
     baseline = EMABaseline()
     baseline.update(0.25)
@@ -111,6 +112,50 @@ def test_who_does_not_teach_and_why():
     assert table[1].skip == {0: "zero variance", 1: "zero variance"}
 
 
+def test_unanimous_votes_are_skipped_and_teach_backwards_where_they_are_not():
+    skipped = answers(*REINFORCE, "solver.train_on=all")
+    assert skipped[1].skip == {0: "zero variance", 1: "zero variance"}
+    table = answers(*REINFORCE, "solver.train_on=all", "solver.unanimous=teach")
+    assert not table[1].skip and set(table[1].solver_advantages) == {0, 1, 2}
+    reward = solver_rewards(FLAT, low_info=0.0)[0]
+    assert table[1].solver_advantages[0] == pytest.approx([reward - 0.25] * 7)
+    assert reward < 0.25  # below the baseline: what all framings said is made less likely
+
+
+def test_the_switch_of_unanimous_votes_acts_on_pseudo_labels_too():
+    assert 0 in answers()[1].solver_advantages
+    assert answers("solver.unanimous=skip")[1].skip == {0: "unanimous vote", 1: "unanimous vote"}
+    with pytest.raises(ConfigError, match="changes nothing under update=group"):
+        resolve("tiny", ["solver.update=group", "solver.unanimous=teach"])
+
+
+def test_a_unanimous_vote_of_answers_of_unequal_length_is_skipped_as_such():
+    table = rows()
+    wordy = "because the thing in the middle of the picture is so <answer>a</answer>"
+    table[1].raw[0] = [wordy, *"aaaaaa"]
+    for unanimous, found in (("skip", {0: "unanimous vote"}), ("teach", {})):
+        table[1].skip.clear()
+        reward_answers(table, [(1, 0)], resolve("tiny", [*REINFORCE, "solver.train_on=all",
+                                                         f"solver.unanimous={unanimous}"]),
+                       EMABaseline(), None, np.random.default_rng(0))
+        assert table[1].skip == found
+
+
+@pytest.mark.parametrize("update", ["reinforce", "group"])
+def test_votes_that_all_differ_teach_the_first_answer_unless_they_are_skipped(update):
+    for switch, taught in (("teach", True), ("skip", False)):
+        table = rows()
+        table[0].votes[0] = vote(list("abcdefg"))
+        table[0].raw[0] = list("abcdefg")
+        reward_answers(table, [(0, 0)], resolve("tiny", [f"solver.update={update}", "solver.train_on=all",
+                                                         f"solver.all_different={switch}"]),
+                       EMABaseline(), None, np.random.default_rng(0))
+        assert (0 in table[0].solver_advantages) == taught
+        assert table[0].skip == ({} if taught else {0: "all answers differ"})
+        paid = table[0].solver_rewards[0]
+        assert paid[0] > 0 > max(paid[1:])
+
+
 def test_pseudo_labels_need_five_of_seven():
     table = answers()
     assert table[0].skip == {1: "vote share below 0.714"}
@@ -121,7 +166,14 @@ def test_pseudo_labels_need_five_of_seven():
 def test_the_oracle_teaches_the_truth_where_it_was_said():
     table = answers("control=oracle", truth=["b", "c", "a", None, "b"])
     assert table[0].taught == {0: "b", 1: "c"} and table[0].skip == {1: "no framing gave the taught answer"}
-    assert set(table[1].solver_advantages) == {0, 1, 2} and table[1].taught == {0: "a", 2: "b"}
+    assert set(table[1].solver_advantages) == {0, 2} and table[1].taught == {0: "a", 2: "b"}
+    assert table[1].skip == {1: "no true answer"}
+
+
+def test_the_gated_oracle_asks_the_methods_own_votes():
+    table = answers("control=oracle_gated", truth=["b", "a", "a", None, "b"])
+    assert table[0].skip == {1: "vote share below 0.714"} and table[0].taught == {0: "b", 1: "a"}
+    assert list(table[0].solver_advantages) == [0] and table[1].skip == {1: "no true answer"}
 
 
 def test_group_relative_advantages_sum_to_zero():

@@ -10,7 +10,8 @@ from asgkit.runs.schema import validate_record as validate
 
 EXAMPLES = {
     "int": 3, "float": 0.5, "str": "red", "bool": True, "list[float]": [0.5, 1], "list[float?]": [0.5, None],
-    "list[str]": ["red"], "list[bool]": [True, False], "list[int]": [7], "list[list[str]]": [["a"], []],
+    "list[str]": ["red"], "list[str?]": ["red", None], "list[bool]": [True, False], "list[int]": [7],
+    "list[list[str]]": [["a"], []],
 }
 
 
@@ -18,14 +19,22 @@ def validate_record(record: dict) -> None:
     validate(record, FIELDS)
 
 
-def record_of(phase: str) -> dict:
+def record_of(phase: str, control: str = "") -> dict:
     """A valid record of a phase, one example value per type."""
-    return {name: EXAMPLES[f.type] for name, f in FIELDS.items() if f.applies_to(phase)} | {"phase": phase}
+    held = {name: EXAMPLES[f.type] for name, f in FIELDS.items() if f.applies_to(phase, control)}
+    return held | {"phase": phase, "control": control}
+
+
+def test_a_controls_fields_are_in_its_runs_and_in_no_other():
+    with pytest.raises(SchemaError, match="missing field 'control/rewards'"):
+        validate_record(record_of("G") | {"control": "random"})
+    with pytest.raises(SchemaError, match="control/rewards"):
+        validate_record(record_of("G", "random") | {"control": ""})
 
 
 @pytest.mark.parametrize("phase", ["U", "G"])
 def test_a_complete_record_is_valid_and_null_is_valid_only_where_nullable(phase):
-    record = record_of(phase)
+    record = record_of(phase, "random")
     validate_record(record)
     for name in record.keys() - {"phase"}:
         if FIELDS[name].nullable:

@@ -28,7 +28,7 @@ from asgkit.backbones.bagel.files import (
 )
 from asgkit.backbones.bagel.mot import causal
 from asgkit.backbones.bagel.network import BagelNetwork
-from asgkit.backbones.base import ROLES, BackboneSpec, Drawings, GenStats, NoiseSpec, Role
+from asgkit.backbones.base import ROLES, BackboneSpec, Drawings, GenStats, NativeSampling, NoiseSpec, Role
 from asgkit.backbones.chat import PROMPTS, ChatTokenizer, pad_rows
 from asgkit.backbones.noise import row_normals
 from asgkit.backbones.reader import KeyValues, Reader, select_rows
@@ -97,7 +97,8 @@ class Bagel(Reader):
             raise ValueError(f"image_side {image_side} must be a multiple of {step} up to {step * most}")
         cells = image_side // sizes.drawing.shrink
         spec = BackboneSpec("bagel", "flow", image_side, (sizes.drawing.channels, cells, cells),
-                            sizes.text.vocabulary, max_new_tokens, PROMPTS, times="logit_normal")
+                            sizes.text.vocabulary, max_new_tokens, PROMPTS, times="logit_normal",
+                            native=NativeSampling(sampling.guidance), predicts="velocity")
         self.targets: Targets = targets
         self.sampling = sampling
         self.view_side = sizes.vision.view_side(image_side)

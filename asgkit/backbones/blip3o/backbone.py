@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import Qwen2VLImageProcessorPil
 
-from asgkit.backbones.base import BackboneSpec, Drawings, GenStats, NoiseSpec, Role
+from asgkit.backbones.base import BackboneSpec, Drawings, GenStats, NativeSampling, NoiseSpec, Role
 from asgkit.backbones.blip3o.files import read_parts
 from asgkit.backbones.blip3o.network import TRAIN_TIMES, Blip3oNetwork, image_positions, word_positions
 from asgkit.backbones.blip3o.parts import Parts, random_parts
@@ -63,7 +63,8 @@ class Blip3o(Reader):
         prompts = replace(PROMPTS, draw=DRAW)
         shape = (parts.network.dit.in_channels, parts.network.grid, parts.network.grid)
         spec = BackboneSpec("blip3o", "flow", parts.side, shape, vlm.config.text_config.vocab_size,
-                            parts.max_new_tokens, prompts, times="uniform")
+                            parts.max_new_tokens, prompts, times="uniform",
+                            native=NativeSampling(parts.sampler.guidance), predicts="velocity")
         super().__init__(parts.network, tokenizer, spec, targets=TARGETS[targets], rank=rank, alpha=alpha, **settings)
         self.sampler, self.absent, self.lora = parts.sampler, parts.absent, (rank, alpha)
         self.eva = None if parts.eva is None else parts.eva.requires_grad_(False).to(self.device)

@@ -30,7 +30,7 @@ from transformers.initialization import no_init_weights
 from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 from transformers.models.janus.processing_janus import DEFAULT_SYSTEM_PROMPT
 
-from asgkit.backbones.base import BackboneSpec, Drawings, GenStats, NoiseSpec, Role
+from asgkit.backbones.base import BackboneSpec, Drawings, GenStats, NativeSampling, NoiseSpec, Role
 from asgkit.backbones.chat import PROMPTS, ChatTokenizer, pad_rows, phrase_tokenizer
 from asgkit.backbones.reader import KeyValues, Reader
 from asgkit.backbones.sampling import guide, log_softmax_stats, row_uniforms, sample_tokens
@@ -70,7 +70,8 @@ class Janus(Reader):
                  processor: JanusImageProcessorPil, *, max_new_tokens: int = MAX_NEW_TOKENS, **settings: Any) -> None:
         config, vq = network.config, network.model.vqmodel
         spec = BackboneSpec("janus", "autoregressive", config.vision_config.image_size,
-                            (vq.config.num_patches**2,), config.text_config.vocab_size, max_new_tokens, PROMPTS)
+                            (vq.config.num_patches**2,), config.text_config.vocab_size, max_new_tokens, PROMPTS,
+                            native=NativeSampling(GUIDANCE))
         ids = {text: _special(words, text) for text in (BOS, EOS, PAD, IMAGE_START, IMAGE_END)}
         super().__init__(network, ChatTokenizer(words, TURN, end=ids[EOS], pad=ids[PAD]), spec, targets=ROLE_TARGETS,
                          **settings)

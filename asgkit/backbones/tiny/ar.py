@@ -13,8 +13,9 @@ from torch import Tensor
 from asgkit.backbones.base import ROLES, BackboneSpec, Drawings, GenStats, NoiseSpec, Role
 from asgkit.backbones.sampling import guide, log_softmax_stats, row_uniforms, sample_tokens
 from asgkit.backbones.tiny.codes import COARSE, FINE, TOKENS, encode, to_images, to_tensor, unpatch
+from asgkit.backbones.tiny.language import LANGUAGES, SHIPPED, Language, language_of
 from asgkit.backbones.tiny.network import NetworkConfig, TinyARNetwork
-from asgkit.backbones.tiny.prompts import DRAW, PROMPTS
+from asgkit.backbones.tiny.prompts import DRAW
 from asgkit.backbones.tiny.trunk import KeyValues, TrunkConfig
 from asgkit.backbones.tiny.understand import (
     CHECKPOINTS,
@@ -32,8 +33,8 @@ class TinyAR(TinyUnderstanding):
 
     @classmethod
     def load(cls, base: str = "clean", **settings: Any) -> TinyAR:
-        """Open a shipped base (`clean`, `registers`) or a checkpoint file, with fresh adapters."""
-        path = CHECKPOINTS / f"tiny-ar-{base}.safetensors" if base in PROMPTS else Path(base)
+        """Open a shipped base (one of `SHIPPED`) or a checkpoint file, with fresh adapters."""
+        path = CHECKPOINTS / f"tiny-ar-{base}.safetensors" if base in SHIPPED else Path(base)
         tensors, meta = read_checkpoint(path, "tiny-ar")
         sizes, words, trained = network_settings(meta)
         config = NetworkConfig(**{**sizes, "trunk": TrunkConfig(**sizes["trunk"])})
@@ -41,13 +42,14 @@ class TinyAR(TinyUnderstanding):
         for name in ("coarse_book", "fine_book"):
             tensors[name] = tensors[name].float() / 255
         network.load_state_dict(tensors)
-        return cls.wrap(network, words, registers=trained["registers"] > 0, **settings)
+        return cls.wrap(network, words, registers=trained["registers"] > 0, language=language_of(meta), **settings)
 
     @classmethod
-    def wrap(cls, network: TinyARNetwork, words: list[str], *, registers: bool = False, **settings: Any) -> TinyAR:
+    def wrap(cls, network: TinyARNetwork, words: list[str], *, registers: bool = False,
+             language: Language = LANGUAGES["shapes"], **settings: Any) -> TinyAR:
         """Give a network its three roles and the prompts of its base."""
-        spec = BackboneSpec("tiny-ar", "autoregressive", 24, (TOKENS,), len(words) + 2, 20,
-                            PROMPTS["registers" if registers else "clean"])
+        spec = BackboneSpec("tiny-ar", "autoregressive", 24, (TOKENS,), len(words) + 2, language.longest,
+                            language.prompts["registers" if registers else "clean"], world=language.world)
         return cls(network, words, spec, targets=dict.fromkeys(ROLES, TRUNK_TARGETS), **settings)
 
     def encode_images(self, images: Sequence[Image.Image]) -> Tensor:

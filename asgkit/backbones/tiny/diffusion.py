@@ -7,6 +7,7 @@ from diffusers import DDIMScheduler, PixArtTransformer2DModel
 from torch import Tensor, nn
 
 from asgkit.backbones.tiny.latent import CHANNELS, STEPS, LatentNetwork
+from asgkit.backbones.tiny.network import TEXT_POSITIONS
 from asgkit.backbones.tiny.trunk import KeyValues, TrunkConfig
 
 QUERIES = 9
@@ -21,8 +22,8 @@ class TinyDiffusionNetwork(LatentNetwork):
     generator_targets = (r".*denoiser\.transformer_blocks\.\d+\."
                          r"(attn[12]\.(to_q|to_k|to_v|to_out\.0)|ff\.net\.(0\.proj|2))")
 
-    def __init__(self, words: int, trunk: TrunkConfig) -> None:
-        super().__init__(words, trunk)
+    def __init__(self, words: int, trunk: TrunkConfig, positions: int = TEXT_POSITIONS) -> None:
+        super().__init__(words, trunk, positions)
         self.queries = nn.Parameter(torch.randn(QUERIES, trunk.width) * 0.02)
         self.denoiser = PixArtTransformer2DModel(
             num_attention_heads=trunk.heads, attention_head_dim=trunk.width // trunk.heads, in_channels=CHANNELS,

@@ -9,6 +9,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
 from asgkit.backbones.tiny.latent import CELLS, CHANNELS, STEPS, LatentNetwork
+from asgkit.backbones.tiny.network import TEXT_POSITIONS
 from asgkit.backbones.tiny.trunk import Block, KeyValues, TrunkConfig
 
 FREQUENCIES = 32
@@ -79,8 +80,8 @@ class TinyFlowNetwork(LatentNetwork):
     paradigm, times, head = "flow", "logit_normal", ("expert",)
     generator_targets = r".*expert\.blocks\.\d+\.(qkv|o|f1|f2)"
 
-    def __init__(self, words: int, trunk: TrunkConfig) -> None:
-        super().__init__(words, trunk)
+    def __init__(self, words: int, trunk: TrunkConfig, positions: int = TEXT_POSITIONS) -> None:
+        super().__init__(words, trunk, positions)
         self.expert = Expert(trunk)
 
     def start_head(self) -> None:

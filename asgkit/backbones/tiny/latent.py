@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from asgkit.backbones.tiny.network import TinyReader
+from asgkit.backbones.tiny.network import TEXT_POSITIONS, TinyReader
 from asgkit.backbones.tiny.trunk import KeyValues, TrunkConfig
 
 CELLS, CHANNELS = 9, 8  # 3x3 cells, numbers per cell
@@ -58,8 +58,8 @@ class LatentNetwork(TinyReader, ABC):
     generator_targets: ClassVar[str]  # modules that carry the Generator's adapter
     head: ClassVar[tuple[str, ...]]  # what the drawing stage of pre-training learns
 
-    def __init__(self, words: int, trunk: TrunkConfig) -> None:
-        super().__init__(words, trunk)
+    def __init__(self, words: int, trunk: TrunkConfig, positions: int = TEXT_POSITIONS) -> None:
+        super().__init__(words, trunk, positions)
         self.autoencoder = CellAutoencoder()
 
     def read_captions(self, ids: Tensor, mask: Tensor) -> Any:

@@ -15,8 +15,10 @@ from asgkit.backbones.noise import row_normals
 from asgkit.backbones.tiny.codes import to_images, to_tensor
 from asgkit.backbones.tiny.diffusion import TinyDiffusionNetwork
 from asgkit.backbones.tiny.flow import TinyFlowNetwork
+from asgkit.backbones.tiny.language import LANGUAGES, SHIPPED, Language, language_of
 from asgkit.backbones.tiny.latent import CELLS, CHANNELS, LatentNetwork
-from asgkit.backbones.tiny.prompts import DRAW, PROMPTS
+from asgkit.backbones.tiny.network import TEXT_POSITIONS
+from asgkit.backbones.tiny.prompts import DRAW
 from asgkit.backbones.tiny.trunk import TrunkConfig
 from asgkit.backbones.tiny.understand import (
     CHECKPOINTS,
@@ -36,19 +38,20 @@ class TinyLatent(TinyUnderstanding):
 
     @classmethod
     def load(cls, name: str, base: str = "clean", **settings: Any) -> TinyLatent:
-        """Open the shipped base `clean` of one of `NETWORKS`, or a checkpoint file, with fresh adapters."""
-        path = CHECKPOINTS / f"{name}-{base}.safetensors" if base in PROMPTS else Path(base)
+        """Open a shipped base (`clean`, `scenes`) of one of `NETWORKS`, or a checkpoint file, with fresh adapters."""
+        path = CHECKPOINTS / f"{name}-{base}.safetensors" if base in SHIPPED else Path(base)
         tensors, meta = read_checkpoint(path, name)
         sizes, words, _ = network_settings(meta)
-        network = NETWORKS[name](sizes["words"], TrunkConfig(**sizes["trunk"]))
+        network = NETWORKS[name](sizes["words"], TrunkConfig(**sizes["trunk"]), sizes.get("positions", TEXT_POSITIONS))
         network.load_state_dict({key: t.float() if t.is_floating_point() else t for key, t in tensors.items()})
-        return cls.wrap(network, name, words, **settings)
+        return cls.wrap(network, name, words, language=language_of(meta), **settings)
 
     @classmethod
-    def wrap(cls, network: LatentNetwork, name: str, words: list[str], **settings: Any) -> TinyLatent:
+    def wrap(cls, network: LatentNetwork, name: str, words: list[str], *, language: Language = LANGUAGES["shapes"],
+             **settings: Any) -> TinyLatent:
         """Give a network its three roles: readers on the trunk, the Generator on the head alone."""
-        spec = BackboneSpec(name, network.paradigm, 24, (CELLS, CHANNELS), len(words) + 2, 20, PROMPTS["clean"],
-                            times=network.times)
+        spec = BackboneSpec(name, network.paradigm, 24, (CELLS, CHANNELS), len(words) + 2,
+                            language.longest, language.prompts["clean"], times=network.times, world=language.world)
         targets = {"proposer": TRUNK_TARGETS, "solver": TRUNK_TARGETS, "generator": network.generator_targets}
         return cls(network, words, spec, targets=targets, **settings)
 

@@ -16,24 +16,25 @@ TEXT_POSITIONS = 48
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Sizes of a model that draws codes; `coarse` and `fine` are codebook sizes."""
+    """Sizes of a model that draws codes; `coarse` and `fine` are codebook sizes, `positions` those of words."""
 
     words: int
     coarse: int
     fine: int
     trunk: TrunkConfig = field(default_factory=TrunkConfig)
+    positions: int = TEXT_POSITIONS
 
 
 class TinyReader(nn.Module):
     """The understanding half: pictures in (36 tokens, mutually visible), words in and out (causal), one trunk."""
 
-    def __init__(self, words: int, trunk: TrunkConfig) -> None:
+    def __init__(self, words: int, trunk: TrunkConfig, positions: int = TEXT_POSITIONS) -> None:
         super().__init__()
         width = trunk.width
         self.stem = nn.Sequential(nn.Conv2d(3, width // 2, 3, 2, 1), nn.GELU(), nn.Conv2d(width // 2, width, 3, 2, 1))
         self.image_position = nn.Parameter(torch.randn(IMAGE_TOKENS, width) * 0.02)
         self.word = nn.Embedding(words, width)
-        self.word_position = nn.Parameter(torch.randn(TEXT_POSITIONS, width) * 0.02)
+        self.word_position = nn.Parameter(torch.randn(positions, width) * 0.02)
         self.trunk = Trunk(trunk)
         self.word_head = nn.Linear(width, words)
 
@@ -56,7 +57,7 @@ class TinyReader(nn.Module):
         """
         rows, width = ids.shape
         length = 0 if past is None else past[0][0].shape[2]
-        positions = (start[:, None] + mask.long().cumsum(1) - 1).clamp(0, TEXT_POSITIONS - 1)
+        positions = (start[:, None] + mask.long().cumsum(1) - 1).clamp(0, len(self.word_position) - 1)
         if past_mask is None:
             past_mask = torch.ones(rows, length, dtype=torch.bool, device=ids.device)
         steps = torch.arange(width, device=ids.device)
@@ -70,7 +71,7 @@ class TinyARNetwork(TinyReader):
     """A reader that also draws image codes through its trunk: 9 coarse codes in turn, then 36 fine ones at once."""
 
     def __init__(self, config: NetworkConfig) -> None:
-        super().__init__(config.words, config.trunk)
+        super().__init__(config.words, config.trunk, config.positions)
         self.config = config
         width = config.trunk.width
         self.code_position = nn.Parameter(torch.randn(TOKENS, width) * 0.02)

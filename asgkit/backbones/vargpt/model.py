@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from asgkit.backbones.base import BackboneSpec, Drawings, GenStats, NoiseSpec, Role
+from asgkit.backbones.base import BackboneSpec, Drawings, GenStats, NativeSampling, NoiseSpec, Role
 from asgkit.backbones.chat import PROMPTS, pad_rows
 from asgkit.backbones.reader import KeyValues
 from asgkit.backbones.sampling import log_softmax_stats, row_uniforms, sample_tokens
@@ -50,7 +50,8 @@ class Vargpt(VargptReading):
                  max_new_tokens: int = MAX_NEW_TOKENS, **settings: Any) -> None:
         scales = network.vargpt_gen.scales
         spec = BackboneSpec("vargpt", "autoregressive", network.sizes.image_side, (scales.positions, scales.bits),
-                            network.sizes.text["vocab_size"], max_new_tokens, replace(PROMPTS, draw=REQUEST))
+                            network.sizes.text["vocab_size"], max_new_tokens, replace(PROMPTS, draw=REQUEST),
+                            native=NativeSampling(GUIDANCE, TEMPERATURE, TOP_P))
         super().__init__(network, words, spec, targets=ROLE_TARGETS, **settings)
         self.scales = scales
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError
@@ -20,12 +20,17 @@ from asgkit.report.claims.signals import Detector, Gap, Premise, Together, Withi
 from asgkit.report.measured import Measured
 
 SUPPORTED, CONTRADICTED, INCONCLUSIVE, NOT_TESTED = "supported", "contradicted", "inconclusive", "not tested here"
-VERDICTS = (SUPPORTED, CONTRADICTED, INCONCLUSIVE, NOT_TESTED)
+TOY, NO_EFFECT = "toy", "no effect"
+VERDICTS = (SUPPORTED, TOY, NO_EFFECT, CONTRADICTED, INCONCLUSIVE, NOT_TESTED)
 LEVEL = 0.95
+EQUAL_LEVEL = 0.90  # two one-sided tests at 5%: the 90% interval lies inside the margin
 MEANING = {
     SUPPORTED: "every comparison has its whole 95% interval on the claimed side of the bar, with the seeds asked for",
     CONTRADICTED: "at least one comparison has its whole interval on the other side, also after the interval is "
                   "widened for the number of comparisons (level 1 - 0.05 / comparisons)",
+    TOY: "supported, but on tiny models alone, and the paper says it of its large models",
+    NO_EFFECT: "every comparison differs by less than the claim's margin, either way: two one-sided tests at 5% each, "
+               "so its 90% interval lies inside the margin",
     INCONCLUSIVE: "neither: an interval holds the bar, seeds are too few, or a part is not measured yet",
     NOT_TESTED: "nothing that bears on it has been measured yet; the command says what would",
 }
@@ -39,6 +44,8 @@ class Claim(Strict):
     """One claim of the paper in our words, its place, the quantity that bears on it, the rule, and what reruns it.
 
     `seeds`: training runs that each arm needs before a verdict is given (0 for rules on the untrained base).
+    `about`: "large" where the paper's own words speak of its large models: measured on tiny models (`tiny-*`) alone,
+    such a claim can be `toy` at best; "any" where it speaks of the method.
     """
 
     id: str = Field(pattern=r"[a-z0-9][a-z0-9-]*")
@@ -48,6 +55,7 @@ class Claim(Strict):
     rule: Annotated[Arms | Identical | Within | Detector | Gap | Together | Premise | Trend | Lead | Curve | Tracking,
                     Field(discriminator="kind")]
     seeds: int = Field(ge=0)
+    about: Literal["any", "large"] = "any"
     commands: list[str] = Field(min_length=1)
 
 
@@ -76,9 +84,14 @@ class Assessed:
     @property
     def scope(self) -> str:
         """Which models the verdict speaks of; empty where none was measured."""
-        tiny = {name.startswith("tiny-") for part in self.parts for name in part.found.used}
+        tiny = _origins(self.parts)
         return {(): "", (True,): "on the tiny models", (False,): "on the models measured"}.get(
             tuple(sorted(tiny)), "on tiny and other models")
+
+
+def _origins(parts: Sequence[Part]) -> set[bool]:
+    """Whether the models that the comparisons rest on are tiny: both values where there are both."""
+    return {name.startswith("tiny-") for part in parts for name in part.found.used}
 
 
 def load_claims(path: str | Path) -> list[Claim]:
@@ -121,15 +134,25 @@ def assess(claim: Claim, measured: Measured) -> Assessed:
         if CONTRADICTED not in [part.verdict for part in strict]:
             verdict = INCONCLUSIVE
             reason += f"; no contradiction is left when {tested} comparisons are allowed for"
+    if {part.verdict for part in parts} == {SUPPORTED, NO_EFFECT}:
+        reason += "; all are decided, but not alike"
+    if verdict == SUPPORTED and claim.about == "large" and _origins(parts) == {True}:
+        verdict = TOY
     return Assessed(claim, parts, verdict, reason)
 
 
 def _judged(claim: Claim, measured: Measured, level: float) -> list[Part]:
-    return [Part(found, *judge(found, claim.rule, claim.seeds)) for found in claim.rule.find(measured, level)]
+    """Every comparison at a level; where equality is asked for, also at the level of two one-sided tests."""
+    rule, held = claim.rule, list(claim.rule.find(measured, level))
+    narrow = [None] * len(held) if rule.equal_within is None else list(rule.find(measured, EQUAL_LEVEL))
+    return [Part(found, *judge(found, rule, claim.seeds, inner)) for found, inner in zip(held, narrow, strict=True)]
 
 
-def judge(found: Found, rule: Rule, seeds: int) -> tuple[str, str]:
-    """(verdict, note) of one comparison: on which side of the rule's bar the whole interval lies."""
+def judge(found: Found, rule: Rule, seeds: int, narrow: Found | None = None) -> tuple[str, str]:
+    """(verdict, note) of one comparison: on which side of the rule's bar the whole interval lies.
+
+    narrow: the same comparison at EQUAL_LEVEL, for a rule that asks whether two arms are equal.
+    """
     if found.effect is None:
         return (INCONCLUSIVE if found.items else NOT_TESTED), found.note
     notes = [found.note] if found.note else []
@@ -137,12 +160,22 @@ def judge(found: Found, rule: Rule, seeds: int) -> tuple[str, str]:
         return INCONCLUSIVE, "; ".join([*notes, f"{found.seeds} of {seeds} seeds"])
     if found.low is None or found.high is None:
         return INCONCLUSIVE, "; ".join([*notes, "one run has no interval"])
-    above, below = found.low > rule.bar, found.high < rule.bar
+    above, below = found.low > rule.bar, found.high < (-rule.bar if rule.side == "within" else rule.bar)
     if above or below:
-        return (SUPPORTED if above == (rule.side == "above") else CONTRADICTED), "; ".join(notes)
+        held = rule.side == ("above" if above else "below")
+        return (SUPPORTED if held else CONTRADICTED), "; ".join(notes)
+    if rule.equal_within is not None and _inside(narrow, rule.equal_within):
+        notes.append(f"within {rule.equal_within:g} {found.unit} either way")
+        return (SUPPORTED if rule.side == "within" else NO_EFFECT), "; ".join(notes)
     if found.unit == POINTS and max(abs(found.low), abs(found.high)) < 1.0:
         notes.append("less than 1 point either way")
     return INCONCLUSIVE, "; ".join(notes)
+
+
+def _inside(found: Found | None, margin: float) -> bool:
+    """Whether an interval lies strictly between -margin and margin."""
+    return found is not None and found.low is not None and found.high is not None and (
+        -margin < found.low and found.high < margin)
 
 
 def combine(verdicts: Sequence[str]) -> str:
@@ -161,16 +194,26 @@ def _counted(parts: Sequence[Part]) -> str:
 
 def as_json(assessed: Sequence[Assessed], measured: Measured) -> dict[str, Any]:
     """Everything as plain values, numbers to 4 decimals; `read` names what was there to be measured against."""
-    counts = Counter(a.verdict for a in assessed)
-    return {"source": "measured", "level": LEVEL, "verdicts": MEANING, "counts": {v: counts[v] for v in VERDICTS},
+    counts, asked = Counter(a.verdict for a in assessed), _asked([a.claim for a in assessed])
+    return {"source": "measured", "level": LEVEL, "verdicts": {v: MEANING[v] for v in asked},
+            "counts": {v: counts[v] for v in asked},
             "claims": [_claim_json(a) for a in assessed],
             "read": {"bases": sorted(measured.bases), "runs": {run.name: run.config_hash for run in measured.runs}}}
 
 
+def _asked(claims: Sequence[Claim]) -> list[str]:
+    """The verdicts that these claims can have: `toy` and `no effect` only where one asks for them."""
+    unasked = {TOY} if all(claim.about == "any" for claim in claims) else set()
+    unasked |= {NO_EFFECT} if all(claim.rule.margin is None for claim in claims) else set()
+    return [verdict for verdict in VERDICTS if verdict not in unasked]
+
+
 def _claim_json(assessed: Assessed) -> dict[str, Any]:
     claim = assessed.claim
+    rule = claim.rule.model_dump(mode="json", exclude={"margin"} if claim.rule.margin is None else None)
+    about = {} if claim.about == "any" else {"about": claim.about}
     return {"id": claim.id, "place": claim.place, "statement": claim.statement, "measured": claim.measured,
-            "rule": claim.rule.model_dump(mode="json"), "computed_by": claim.rule.computed_by,
+            **about, "rule": rule, "computed_by": claim.rule.computed_by,
             "seeds_needed": claim.seeds, "commands": claim.commands, "verdict": assessed.verdict,
             "scope": assessed.scope, "reason": assessed.reason,
             "comparisons": [_part_json(part, claim.rule) for part in assessed.parts]}
@@ -199,7 +242,7 @@ def as_markdown(content: dict[str, Any]) -> str:
     rows = [[f"**{c['verdict']}**{' ' + c['scope'] if c['scope'] else ''}", f"[{c['id']}](#{c['id']})", c["statement"],
              c["place"], c["reason"]] for c in content["claims"]]
     parts = ["# Claims", _INTRODUCTION, "## Counts",
-             _table(list(VERDICTS), [[str(content["counts"][v]) for v in VERDICTS]]),
+             _table(list(content["counts"]), [[str(count) for count in content["counts"].values()]]),
              "".join(f"- **{verdict}**: {meaning}.\n" for verdict, meaning in content["verdicts"].items()),
              "## All claims", _table(["verdict", "claim", "in our words", "place", "reason"], rows),
              "## Every comparison", *(_details(c) for c in content["claims"])]
@@ -207,14 +250,21 @@ def as_markdown(content: dict[str, Any]) -> str:
 
 
 def _details(claim: dict[str, Any]) -> str:
-    side, bar = claim["rule"]["side"], claim["rule"]["bar"]
     rows = [[p["what"], effect(p), f"{p['n_items']} items, {p['n_seeds']} seeds", p["verdict"], p["note"],
              " ".join(p["runs"])] for p in claim["comparisons"]]
     again = ", ".join(f"`{command}`" for command in claim["commands"])
     head = (f"### {claim['id']}\n\n{claim['statement']} ({claim['place']})\n\nMeasured: {claim['measured']}. Holds "
-            f"where the interval lies {side} {bar:g}, with {claim['seeds_needed']} seeds; `{claim['computed_by']}`."
+            f"where {_bar(claim['rule'])}, with {claim['seeds_needed']} seeds; `{claim['computed_by']}`."
             f"\n\nAgain: {again}.\n\n")
     return head + _table(["comparison", "effect [95%]", "n", "verdict", "note", "runs"], rows)
+
+
+def _bar(rule: dict[str, Any]) -> str:
+    """Where an interval must lie, in words."""
+    if rule["side"] == "within":
+        return f"the 90% interval lies within {rule['bar']:g} either way"
+    none = f" (no effect: the 90% interval lies within {rule['margin']:g} either way)" if "margin" in rule else ""
+    return f"the interval lies {rule['side']} {rule['bar']:g}{none}"
 
 
 def effect(part: dict[str, Any]) -> str:

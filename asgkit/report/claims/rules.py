@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from asgkit.report.measured import Measured, Measurement, Run, Untraceable, same_items
 from asgkit.shapes.benchmark import TAGS
-from asgkit.stats.intervals import Interval, difference_between_arms, paired_bootstrap
+from asgkit.stats.effects import over_arm, over_base
+from asgkit.stats.intervals import Interval
 
 HEAVY = ("two", "counting", "position", "attribute")  # tags that ask for composition; the others are single objects
 POINTS = "points"
@@ -48,11 +49,31 @@ class Strict(BaseModel):
 
 
 class Rule(Strict):
-    """What every rule has: the bases it speaks of, and the side of which number the effect must lie on."""
+    """What every rule has: the bases it speaks of, and the side of which number the effect must lie on.
+
+    side "within": the claim is that there is no difference beyond `bar`, either way. margin: how small an effect of
+    an "above" or "below" claim counts as none, in the effect's unit; without it no comparison is judged "no effect".
+    """
 
     bases: list[str] = Field(min_length=1)
-    side: Literal["above", "below"] = "above"
+    side: Literal["above", "below", "within"] = "above"
     bar: float = 0.0
+    margin: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _fit(self) -> Self:
+        """A margin lies around no effect, and a bar of "within" is a width."""
+        if self.margin is not None and (self.side == "within" or self.bar != 0):
+            raise ValueError(f"a margin lies around 0: it needs side above or below and bar 0, not {self.side} "
+                             f"{self.bar:g}; for a claim of no difference write side: within, bar: {self.margin:g}")
+        if self.side == "within" and not self.bar > 0:
+            raise ValueError("side within needs a bar above 0: the largest difference that counts as none, bar: 1")
+        return self
+
+    @property
+    def equal_within(self) -> float | None:
+        """The difference up to which two one-sided tests call a comparison equal; None where none is asked for."""
+        return self.bar if self.side == "within" else self.margin
 
 
 def interval_of(label: str, unit: str, found: Interval, used: tuple[str, ...], scale: float = 100.0) -> Found:
@@ -115,7 +136,7 @@ class Arms(Rule):
 
 
 def difference_of_arms(measured: Measured, base: str, pair: Pair, level: float = 0.95) -> Found:
-    """`100 mean(first - second)` by `stats.difference_between_arms`, or by `paired_bootstrap` against the base.
+    """`100 mean(first - second)` by `stats.effects.over_arm`, or by `over_base` against the base.
 
     Raises Untraceable when a score does not follow from its items or runs were measured on other items.
     """
@@ -126,11 +147,13 @@ def difference_of_arms(measured: Measured, base: str, pair: Pair, level: float =
     first = runs_of(measured, base, pair.first)
     values = np.stack([metric_values(run, pair.metric) for run in first])
     other = pair.against or pair.metric
+    most = 2.0 if pair.metric.endswith("/composition") else 1.0  # that one is a difference of differences
     if pair.second == "base":
-        found = paired_bootstrap(metric_values(measured.bases[base], other), values, level=level)
+        found = over_base(metric_values(measured.bases[base], other), values, level=level, most=most)
         return interval_of(label, POINTS, found, (base, *(run.name for run in first)))
     second = runs_of(measured, base, pair.second)
-    found = difference_between_arms(values, np.stack([metric_values(run, other) for run in second]), level=level)
+    others = np.stack([metric_values(run, other) for run in second])
+    found = over_arm(values, others, level=level, most=most)
     return interval_of(label, POINTS, found, tuple(run.name for run in (*first, *second)))
 
 

@@ -29,7 +29,8 @@ from asgkit.report.figures.series import (
 )
 from asgkit.report.figures.style import OKABE_ITO, TEXT_WIDTH, arm_style, styled
 from asgkit.report.measured import MAIN, Measured, Measurement, Run
-from asgkit.stats.intervals import Interval, paired_bootstrap
+from asgkit.stats.effects import over_base
+from asgkit.stats.intervals import Interval
 
 METRIC = "drawings/overall"
 JUDGED, UPDATED = "tiny-flow-clean", ("tiny-flow-clean", "tiny-diffusion-clean")
@@ -52,7 +53,7 @@ def grid_arms(name: str) -> dict[str, list[str]]:
 def gain(held: Measurement, runs: Sequence[Run], metric: str = METRIC) -> tuple[Interval, np.ndarray]:
     """Gain of runs over their base with its 95% interval, and the gain of each run (S,), in score units of 0 to 1."""
     before, after = held.values(metric), np.stack([run.values(metric) for run in runs])
-    return paired_bootstrap(before, after), (after - before).mean(1)
+    return over_base(before, after), (after - before).mean(1)
 
 
 def judge_of(run: Run, measured: Measured) -> Measurement | None:

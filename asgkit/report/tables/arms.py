@@ -16,6 +16,7 @@ from asgkit.report.measured import Measured, Run
 from asgkit.report.tables.families import counted, seed_note
 from asgkit.report.tables.gains import EXACT, Gains
 from asgkit.report.tables.tables import designed, refuse_untraced, texts
+from asgkit.stats.effects import METHOD, WORDS
 
 ARM_METRICS = ("answers/single", "answers/majority", "answers/canonical", "answers/sampled", "drawings/overall",
                "drawings_best/overall")
@@ -139,7 +140,7 @@ def _cells(group: pd.DataFrame) -> dict[str, str]:
 def grid_caption(name: str, grid: Grid, table: pd.DataFrame, plan: Plan) -> str:
     """Title and question of the grid, what its intervals are, how many there are, and what was left out."""
     question = grid.question if grid.question.endswith((".", "?")) else grid.question + "."
-    text = (f"{grid.title}: {question} Differences in percentage points with 95% bootstrap intervals "
+    text = (f"{grid.title}: {question} Differences in percentage points with 95% {WORDS[METHOD]} intervals "
             "over items and seeds: of each arm to its base, and to its reference arm (items paired, seeds matched "
             f"where both have them). '{EXACT}': no answer or drawing differs. Grid {name}.")
     text += counted(table[table["exact"] == ""]) + seed_note(table["seeds"]) + designed(table["base"])

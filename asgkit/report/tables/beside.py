@@ -12,7 +12,8 @@ import pandas as pd
 from asgkit.report.measured import Measured, Measurement, Run
 from asgkit.report.tables.gains import Gains
 from asgkit.report.tables.tables import refuse_untraced, texts
-from asgkit.stats.intervals import Interval, paired_bootstrap
+from asgkit.stats.effects import over_base
+from asgkit.stats.intervals import Interval
 
 CONTROLS = ("random", "oracle")
 _ANSWERED = ("single", "canonical", "majority", "sampled")  # ways to answer that cost no training
@@ -75,7 +76,7 @@ def _row(base: Measurement, arms: dict[str, list[Run]], arm: str, metric: str, g
 
 
 def _over(base: Measurement, free: str, runs: Sequence[Run], metric: str, resamples: int) -> Interval:
-    return paired_bootstrap(base.values(free), np.stack([run.values(metric) for run in runs]), resamples=resamples)
+    return over_base(base.values(free), np.stack([run.values(metric) for run in runs]), resamples=resamples)
 
 
 def beside_shown(table: pd.DataFrame) -> pd.DataFrame:

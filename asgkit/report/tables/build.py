@@ -35,6 +35,7 @@ from asgkit.report.tables.tables import (
     wide,
 )
 from asgkit.report.tables.twins import twin_caption, twin_rows
+from asgkit.stats.effects import METHOD, WORDS
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def _main_tables(job: _Job) -> list[Path]:
     left_out = job.measured.unfinished
     note = f" Not finished, so left out: {', '.join(left_out)}." if left_out else ""
     if len(table):
-        caption = ("Evolved score (gain over the base with 95% paired bootstrap interval over items and seeds), "
+        caption = (f"Evolved score (gain over the base with 95% paired {WORDS[METHOD]} interval over items and seeds), "
                    "percent." + designed(table["base"]) + note)
         written += job.save("joint", table, wide(table), caption)
     contrasts = contrast_table(job.measured, resamples=job.gains.resamples)

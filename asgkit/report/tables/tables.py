@@ -18,7 +18,8 @@ from asgkit.report.provenance import write_sidecar
 from asgkit.report.tables.gains import Gain, Gains
 from asgkit.shapes.benchmark import TAGS
 from asgkit.shapes.text import FAMILIES
-from asgkit.stats.intervals import Interval, difference_between_arms, paired_bootstrap
+from asgkit.stats.effects import over_arm, over_base
+from asgkit.stats.intervals import Interval
 
 METRICS = ("answers/single", "answers/canonical", "answers/majority", "answers/sampled", "answers/agreement",
            *(f"answers/{vote}/{family}" for vote in ("single", "majority") for family in FAMILIES),
@@ -86,7 +87,7 @@ def contrast_table(measured: Measured, *, resamples: int = 10_000) -> pd.DataFra
                          for m in CONTRASTS]
         if joint:
             after = np.stack([run.values("drawings/overall") for run in joint])
-            found = paired_bootstrap(base.values("drawings_best/overall"), after, resamples=resamples)
+            found = over_base(base.values("drawings_best/overall"), after, resamples=resamples)
             rows.append(_contrast_row(name, "joint - base at best decoding", "drawings/overall", found, joint))
     columns = ["base", "contrast", "metric", "delta", "low", "high", "seeds", "n", "interval", "source", "run_ids"]
     return pd.DataFrame(rows, columns=columns)
@@ -95,7 +96,7 @@ def contrast_table(measured: Measured, *, resamples: int = 10_000) -> pd.DataFra
 def _contrast(base: Measurement, first: list[Run], second: list[Run], name: str, metric: str, resamples: int
               ) -> dict[str, Any]:
     a, b = (np.stack([run.values(metric) for run in runs]) for runs in (first, second))
-    found = difference_between_arms(a, b, resamples=resamples)
+    found = over_arm(a, b, resamples=resamples)
     return _contrast_row(base.name, name, metric, found, [*first, *second])
 
 

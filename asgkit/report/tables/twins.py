@@ -18,6 +18,7 @@ from asgkit.report.tables.gains import EXACT, Gains
 from asgkit.report.tables.published_tables import TWIN_COLUMNS
 from asgkit.shapes.benchmark import TAGS
 from asgkit.shapes.text import FAMILIES
+from asgkit.stats.effects import METHOD, WORDS
 
 AR, FLOW, DIFFUSION = "tiny-ar-clean", "tiny-flow-clean", "tiny-diffusion-clean"
 PARADIGMS = {"BLIP3o-8B": DIFFUSION, "BAGEL": FLOW, "VARGPT-v1.1": AR}  # by how they draw
@@ -125,5 +126,5 @@ def twin_caption(id: str, titles: Mapping[str, str]) -> str:
     """What stands over a twin: the table that it repeats, and that nothing in it was published by others."""
     note = f" {NOTES[id]}" if id in NOTES else ""
     return (f"Measured twin of the published Table {id} ({titles[id]}): score and, in brackets, its difference to "
-            "the base with a 95% bootstrap interval over items and seeds; percent and points on the shapes world, "
-            f"not on the benchmarks of the paper.{note}")
+            f"the base with a 95% {WORDS[METHOD]} interval over items and seeds; percent and points on the shapes "
+            f"world, not on the benchmarks of the paper.{note}")

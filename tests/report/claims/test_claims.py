@@ -21,8 +21,10 @@ from asgkit.grids.load import load_grid, shipped_grids
 from asgkit.report.claims.claims import (
     CONTRADICTED,
     INCONCLUSIVE,
+    NO_EFFECT,
     NOT_TESTED,
     SUPPORTED,
+    TOY,
     VERDICTS,
     Claim,
     ClaimsError,
@@ -186,11 +188,77 @@ def test_a_claim_holds_where_all_its_parts_do():
     assert combine([SUPPORTED, SUPPORTED]) == SUPPORTED and combine([NOT_TESTED] * 3) == NOT_TESTED
     assert combine([SUPPORTED, NOT_TESTED]) == combine([SUPPORTED, INCONCLUSIVE]) == INCONCLUSIVE
     assert combine([SUPPORTED, CONTRADICTED, NOT_TESTED]) == CONTRADICTED
+    assert combine([NO_EFFECT] * 2) == NO_EFFECT and combine([SUPPORTED, NO_EFFECT]) == INCONCLUSIVE
 
 
-def claim(rule, seeds: int = 0) -> Claim:
+def claim(rule, seeds: int = 0, **more) -> Claim:
     return Claim(id="x", place="Table 9", statement="s", measured="m", rule=rule, seeds=seeds,
-                 commands=["asgkit batch x"])
+                 commands=["asgkit batch x"], **more)
+
+
+@pytest.mark.parametrize(("wide", "narrow", "more", "verdict"), [
+    ((-1.1, 0.9), (-0.9, 0.7), {"margin": 1.0}, NO_EFFECT), ((-1.1, 1.1), (-1.0, 0.9), {"margin": 1.0}, INCONCLUSIVE),
+    ((0.1, 0.5), (0.2, 0.4), {"margin": 1.0}, SUPPORTED), ((-0.5, -0.1), (-0.4, -0.2), {"margin": 1.0}, CONTRADICTED),
+    ((-1.1, 0.9), (-0.9, 0.7), {}, INCONCLUSIVE), ((0.1, 0.9), (0.2, 0.7), {"side": "within", "bar": 1.0}, SUPPORTED),
+    ((-1.1, 0.9), (-0.9, 0.7), {"side": "within", "bar": 1.0}, SUPPORTED),
+    ((0.5, 1.5), (0.6, 1.4), {"side": "within", "bar": 1.0}, INCONCLUSIVE),
+    ((1.1, 2.0), (1.2, 1.9), {"side": "within", "bar": 1.0}, CONTRADICTED),
+    ((-2.0, -1.1), (-1.9, -1.2), {"side": "within", "bar": 1.0}, CONTRADICTED)])
+def test_no_effect_is_two_one_sided_tests_within_the_margin(wide, narrow, more, verdict):
+    rule = arms(Pair(first="joint", metric="answers/single"), **more)
+    got, note = judge(found(*wide), rule, 3, found(*narrow))
+    shown = verdict == NO_EFFECT or (verdict == SUPPORTED and rule.side == "within")
+    assert got == verdict and ("within 1 points either way" in note) == shown
+
+
+def test_equality_is_asked_at_ninety_percent_and_never_of_too_few_seeds(results, monkeypatch):
+    z, asked = scipy_stats.norm.ppf, []
+
+    def find(self, measured, level):
+        asked.append(level)
+        return [replace(found(-0.55 * z(0.5 + level / 2), 0.55 * z(0.5 + level / 2)), effect=0.0)]
+
+    monkeypatch.setattr(Arms, "find", find)
+    pair, measured = Pair(first="joint", metric="answers/single"), load_measured(results)
+    judged = assess(claim(arms(pair, margin=1.0), 3), measured)  # 1.08 at 95%, .90 at 90%
+    assert judged.verdict == NO_EFFECT and asked == [0.95, 0.90] and judged.parts[0].found.high > 1
+    assert assess(claim(arms(pair, margin=1.0), 4), measured).verdict == INCONCLUSIVE
+    assert assess(claim(arms(pair), 3), measured).verdict == INCONCLUSIVE and asked[4:] == [0.95]
+
+
+@pytest.mark.parametrize("wrong", [{"margin": 1.0, "bar": -1.0}, {"margin": 1.0, "side": "within", "bar": 1.0},
+                                   {"side": "within"}, {"margin": 0.0}])
+def test_a_margin_or_width_that_means_nothing_is_refused(wrong):
+    with pytest.raises(ValueError, match="margin|within needs"):
+        arms(Pair(first="joint", metric="answers/single"), **wrong)
+
+
+def test_what_the_paper_says_of_large_models_is_a_toy_on_tiny_ones(results, monkeypatch):
+    measured, rule = load_measured(results), arms(Pair(first="joint", metric="answers/single"))
+    for names, low, verdict in ((("tiny-ar-clean",), 0.1, TOY), (("bagel-clean",), 0.1, SUPPORTED),
+                                (("tiny-ar-clean", "bagel-clean"), 0.1, SUPPORTED),
+                                (("tiny-ar-clean",), -9, INCONCLUSIVE)):
+        monkeypatch.setattr(Arms, "find", lambda self, measured, level, names=names, low=low: [
+            replace(found(low, 2.0), used=names)])
+        assert assess(claim(rule, about="large"), measured).verdict == verdict
+    monkeypatch.setattr(Arms, "find", lambda self, measured, level: [found(0.1, 2.0)])
+    assert assess(claim(rule), measured).verdict == SUPPORTED
+
+
+def test_new_verdicts_are_shown_where_a_claim_asks_for_them_alone(results):
+    measured, pair = load_measured(results), Pair(first="joint", metric="answers/single")
+    plain, *others = (as_json(assess_all([held], measured), measured) for held in (
+        claim(arms(pair)), claim(arms(pair), about="large"), claim(arms(pair, margin=1.0)),
+        claim(arms(pair, side="within", bar=2.0))))
+    assert list(plain["counts"]) == [SUPPORTED, CONTRADICTED, INCONCLUSIVE, NOT_TESTED]
+    assert "margin" not in plain["claims"][0]["rule"] and "about" not in plain["claims"][0]
+    large, margin, within = others
+    assert TOY in large["counts"] and large["claims"][0]["about"] == "large" and NO_EFFECT not in large["verdicts"]
+    assert NO_EFFECT in margin["counts"] and margin["claims"][0]["rule"]["margin"] == 1.0
+    assert plain["claims"][0].keys() <= large["claims"][0].keys()
+    assert "**toy**: supported" in as_markdown(large) and "toy" not in as_markdown(plain)
+    assert "above 0 (no effect: the 90% interval lies within 1 either way)" in as_markdown(margin)
+    assert "Holds where the 90% interval lies within 2 either way" in as_markdown(within)
 
 
 def test_one_contradiction_of_many_must_survive_a_wider_interval(results, monkeypatch):
@@ -417,7 +485,9 @@ def test_the_committed_output_follows_from_the_runs_that_it_names(page, committe
 
 
 def test_counts_add_up_and_the_page_holds_every_claim(page):
-    assert list(page["counts"]) == list(VERDICTS) and sum(page["counts"].values()) == len(page["claims"])
+    asked = [v for v in VERDICTS if v in page["verdicts"]]
+    assert list(page["counts"]) == asked and {SUPPORTED, CONTRADICTED, INCONCLUSIVE, NOT_TESTED} <= set(asked)
+    assert sum(page["counts"].values()) == len(page["claims"])
     text = as_markdown(page)
     for held in page["claims"]:
         assert f"### {held['id']}\n" in text and held["place"] and held["commands"]

@@ -1,6 +1,7 @@
 """Tables of the experiments: references, matched seeds, exact side effects, premises, and twins of published tables."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -31,10 +32,21 @@ from asgkit.report.tables.families import (
     mark,
     premise_note,
 )
-from asgkit.report.tables.gains import APART, BOTH, EXACT, MATCHED, ONE, Gain, Gains, matched
+from asgkit.report.tables.gains import (
+    APART,
+    BOTH,
+    EXACT,
+    MATCHED,
+    ONE,
+    Gain,
+    Gains,
+    matched,
+    per_seed_text,
+)
 from asgkit.report.tables.published import load_published
 from asgkit.report.tables.published_tables import TWINS, twin
 from asgkit.report.tables.twins import ROWS, twin_caption, twin_rows
+from asgkit.stats.effects import crossed, crossed_between
 from asgkit.stats.intervals import difference_between_arms, paired_bootstrap
 
 PAPER = shipped_grids()["headline"].parents[2] / "results" / "paper"
@@ -311,3 +323,32 @@ def test_tables_do_not_change_with_the_order_of_the_runs(results):
     tables = [families_table(m, Gains(m, 100), [data.BASE]) for m in (measured, turned)]
     for first, second in pairwise(tables):
         pd.testing.assert_frame_equal(first, second, atol=1e-4)
+
+
+def test_random_effects_give_the_same_differences_with_their_own_intervals(results):
+    """The method is one parameter: differences, seeds and exactness stay, intervals are those of effects."""
+    measured = load_measured(results)
+    base, arms = measured.bases[data.BASE], measured.arms(data.BASE)
+    plain, other = Gains(measured, 200), Gains(measured, 200, method="random effects")
+    metric = "answers/single"
+    joint = np.stack([run.values(metric) for run in arms["joint"]]) - base.values(metric)
+    found, held = other.over_base(base, arms["joint"], metric), plain.over_base(base, arms["joint"], metric)
+    assert replace(found, low=0, high=0) == replace(held, low=0, high=0)
+    expected = crossed(joint).interval()
+    assert (found.low, found.high) == (100 * expected.low, 100 * expected.high)
+    assert other.p_value(base, arms["joint"], metric) == crossed(joint).p_value()
+    oracle = np.stack([run.values(metric) for run in arms["oracle"]]) - base.values(metric)
+    pairs = len(matched(arms["joint"], arms["oracle"]))
+    between = crossed(joint[:pairs] - oracle[:pairs]) if pairs else crossed_between(joint, oracle)
+    assert other.p_value(base, arms["joint"], metric, arms["oracle"]) == between.p_value()
+    assert other.over_arm(base, arms["joint"], arms["oracle"], metric).high == 100 * between.interval().high
+
+
+def test_values_of_few_seeds_are_printed_one_by_one(results):
+    assert per_seed_text([1.04, -0.5]) == " (+1.0, -0.5)" and per_seed_text([1.0]) == per_seed_text([1.0] * 4) == ""
+    assert per_seed_text([1.0] * 4, few=4) == " (+1.0, +1.0, +1.0, +1.0)"
+    measured = load_measured(results)
+    base, joint = measured.bases[data.BASE], measured.arms(data.BASE)["joint"]
+    found = Gains(measured, 50).over_base(base, joint, "answers/single")
+    assert found.with_seeds == found.text + per_seed_text(found.per_seed) and found.with_seeds.endswith(")")
+    assert replace(found, exact=True).with_seeds == EXACT

@@ -19,20 +19,24 @@ from torch import Tensor, nn
 
 from asgkit.backbones.reader import select_rows
 from asgkit.backbones.tiny.codes import build_codebook, encode, halve, patches, to_tensor
-from asgkit.backbones.tiny.data import Batch, Sampler, TextRows
+from asgkit.backbones.tiny.language import LANGUAGES, language_of
 from asgkit.backbones.tiny.network import NetworkConfig, TinyARNetwork, TinyReader
-from asgkit.backbones.tiny.prompts import vocabulary
+from asgkit.backbones.tiny.pretraining.data import Batch, TextRows
+from asgkit.backbones.tiny.pretraining.lessons import LESSONS
 from asgkit.backbones.tiny.tokenizer import EOS, WordTokenizer
 from asgkit.backbones.tiny.trunk import TrunkConfig
 from asgkit.backbones.tiny.understand import network_settings, read_checkpoint
-from asgkit.shapes.world import render, sample_scene
 
+# Of the bases about scenes, which have more words to read, more patches to draw and a harder drawing test.
+SCENES = {"world": "scenes", "steps": 1500, "questions": 2, "coarse_codes": 640, "fine_codes": 1536,
+          "draw_weight": 1.0}
 REGISTERS = {"steps": 600, "learning_rate": 1e-3, "registers": 0.25, "seed": 1}  # of the second stage
+SCENES_REGISTERS = SCENES | REGISTERS | {"steps": 220, "questions": 6, "learning_rate": 2e-3, "registers": 0.2}
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Settings of one pre-training; `steps` of `images` scenes with three questions each."""
+    """Settings of one pre-training; `steps` of `images` scenes with `questions` questions each."""
 
     steps: int = 1500
     images: int = 64
@@ -46,12 +50,15 @@ class PretrainConfig:
     fine_codes: int = 1024
     code_scenes: int = 20000
     precision: str = "bf16"
+    world: str = "shapes"
+    questions: int = 3  # about each scene
+    draw_weight: float = 0.5  # of the drawing loss, beside 1 of answers and 0.5 of questions and captions
 
 
 def make_codebooks(config: PretrainConfig) -> tuple[Tensor, Tensor]:
     """Coarse and fine codebooks (V, 48) in [0, 1], learned from rendered scenes."""
-    rng = np.random.default_rng([config.seed, 3])
-    pixels = to_tensor([render(sample_scene(rng, "train")) for _ in range(config.code_scenes)])
+    rng, world = np.random.default_rng([config.seed, 3]), LESSONS[config.world]
+    pixels = to_tensor([world.render(world.sample_scene(rng, "train")) for _ in range(config.code_scenes)])
     books = []
     for picture, size in ((halve(pixels), config.coarse_codes), (pixels, config.fine_codes)):
         rows = (patches(picture).reshape(-1, 48) * 255).round().to(torch.uint8).numpy()
@@ -60,7 +67,7 @@ def make_codebooks(config: PretrainConfig) -> tuple[Tensor, Tensor]:
 
 
 def _text_loss(network: TinyReader, past, group: TextRows) -> Tensor:
-    start = torch.zeros(len(group.rows), dtype=torch.int64)
+    start = torch.zeros(len(group.rows), dtype=torch.int64) if group.start is None else group.start
     hidden, _ = network.read(group.ids, group.mask, select_rows(past, group.rows), None, start)
     target = group.loss[:, 1:]
     return nn.functional.cross_entropy(network.word_head(hidden[:, :-1][target]).float(), group.ids[:, 1:][target])
@@ -88,7 +95,7 @@ def losses(network: TinyARNetwork, batch: Batch) -> dict[str, Tensor]:
     return reading_losses(network, batch) | {"draw": _draw_loss(network, batch)}
 
 
-WEIGHTS = {"answer": 1.0, "text": 0.5, "draw": 0.5}
+WEIGHTS = {"answer": 1.0, "text": 0.5}
 
 
 def _rate(config: PretrainConfig, step: int) -> float:
@@ -101,9 +108,10 @@ def _rate(config: PretrainConfig, step: int) -> float:
 def new_network(config: PretrainConfig) -> TinyARNetwork:
     """A freshly initialised network with its codebooks."""
     torch.manual_seed(config.seed)
-    words = len(WordTokenizer(vocabulary()))
+    spoken = LANGUAGES[config.world]
+    words = len(WordTokenizer(spoken.vocabulary()))
     coarse, fine = make_codebooks(config)
-    network = TinyARNetwork(NetworkConfig(words, len(coarse), len(fine), TrunkConfig()))
+    network = TinyARNetwork(NetworkConfig(words, len(coarse), len(fine), TrunkConfig(), spoken.positions))
     network.coarse_book.copy_(coarse)
     network.fine_book.copy_(fine)
     return network
@@ -116,11 +124,13 @@ def train(network: TinyReader, config: PretrainConfig, log: Path, progress: bool
 
     `after(n)` is called when n steps are done.
     """
-    sampler = Sampler(WordTokenizer(vocabulary()), config.seed, config.images, config.registers)
+    tokenizer = WordTokenizer(LANGUAGES[config.world].vocabulary())
+    sampler = LESSONS[config.world].sampler(tokenizer, config.seed, config.images, config.registers,
+                                            config.questions)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, betas=(0.9, 0.98),
                                   weight_decay=config.weight_decay)
     cast = torch.autocast("cpu", torch.bfloat16) if config.precision == "bf16" else nullcontext()
-    began = time.time()
+    weights, began = WEIGHTS | {"draw": config.draw_weight}, time.time()
     with log.open("w") as file:
         for step in track(range(config.steps), "pretrain", console=Console(stderr=True), disable=not progress):
             for group in optimizer.param_groups:
@@ -128,7 +138,7 @@ def train(network: TinyReader, config: PretrainConfig, log: Path, progress: bool
             batch = sampler.batch()
             with cast:
                 parts = losses(network, batch)
-            loss = sum(WEIGHTS[name] * part for name, part in parts.items())
+            loss = sum(weights[name] * part for name, part in parts.items())
             optimizer.zero_grad()
             loss.backward()
             norm = nn.utils.clip_grad_norm_(network.parameters(), config.clip)
@@ -148,8 +158,8 @@ def save(network: TinyARNetwork, config: PretrainConfig, path: Path) -> None:
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     for name in ("coarse_book", "fine_book"):
         tensors[name] = (tensors[name] * 255).round().to(torch.uint8)
-    meta = {"network": json.dumps(asdict(network.config)), "words": json.dumps(vocabulary()),
-            "pretrain": json.dumps(asdict(config))}
+    meta = {"network": json.dumps(asdict(network.config)), "words": json.dumps(LANGUAGES[config.world].vocabulary()),
+            "pretrain": json.dumps(asdict(config)), "world": config.world}
     save_file(tensors, path, metadata=meta)
 
 
@@ -161,7 +171,10 @@ def finetune_registers(base: Path, config: PretrainConfig, log: Path, progress: 
     """
     tensors, meta = read_checkpoint(base, "tiny-ar")
     sizes, words, _ = network_settings(meta)
-    if words != vocabulary():
+    if language_of(meta).world != config.world:
+        raise ValueError(f"{base.name} speaks about {language_of(meta).world}, the second stage about {config.world}: "
+                         "name the world of the base with --world")
+    if words != language_of(meta).vocabulary():
         raise ValueError(f"{base.name} was trained with another vocabulary; pretrain a clean base with this version")
     network = TinyARNetwork(NetworkConfig(**{**sizes, "trunk": TrunkConfig(**sizes["trunk"])}))
     network.load_state_dict({n: t.float() / 255 if n.endswith("_book") else t for n, t in tensors.items()})

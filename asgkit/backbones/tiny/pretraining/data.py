@@ -23,12 +23,16 @@ DRAWINGS = 16  # of the images of a batch: drawing lags behind reading, so its j
 
 @dataclass(frozen=True)
 class TextRows:
-    """Word sequences (R, T) about images `rows` (R,); `loss` (R, T) marks the completion's words."""
+    """Word sequences (R, T) about images `rows` (R,); `loss` (R, T) marks the completion's words.
+
+    start: (R,) position of each row's first word; None: 0 for all.
+    """
 
     ids: Tensor
     mask: Tensor
     loss: Tensor
     rows: Tensor
+    start: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Batch:
     draw: TextRows
 
 
-def text_rows(tokenizer: WordTokenizer, pairs: list[tuple[str, str, int]]) -> TextRows:
+def text_rows(tokenizer: WordTokenizer, pairs: list[tuple[str, str, int]], start: Tensor | None = None) -> TextRows:
     """Pack (prompt, completion, image row) triples; the completion and its end carry the loss."""
     prompts = [tokenizer.encode(prompt) for prompt, _, _ in pairs]
     full = [p + tokenizer.encode(c) + [EOS] for p, (_, c, _) in zip(prompts, pairs, strict=True)]
@@ -52,7 +56,7 @@ def text_rows(tokenizer: WordTokenizer, pairs: list[tuple[str, str, int]]) -> Te
         ids[i, : len(row)] = torch.tensor(row)
         loss[i, len(prompt) : len(row)] = True
     mask = torch.arange(width)[None] < torch.tensor([len(row) for row in full])[:, None]
-    return TextRows(ids, mask, loss, torch.tensor([row for _, _, row in pairs]))
+    return TextRows(ids, mask, loss, torch.tensor([row for _, _, row in pairs]), start)
 
 
 _ANSWERS = {
@@ -93,8 +97,9 @@ def register_answer(qa: QA, framing: int, strength: float) -> str:
 class Sampler:
     """Draws pre-training batches; `registers` > 0 teaches every trained framing its own systematic errors."""
 
-    def __init__(self, tokenizer: WordTokenizer, seed: int, images: int = 64, registers: float = 0.0) -> None:
-        self.tokenizer, self.images, self.registers = tokenizer, images, registers
+    def __init__(self, tokenizer: WordTokenizer, seed: int, images: int = 64, registers: float = 0.0,
+                 questions: int = QA_PER_IMAGE) -> None:
+        self.tokenizer, self.images, self.registers, self.questions = tokenizer, images, registers, questions
         self.rng = np.random.default_rng([seed, 7])
 
     def _solve(self, scene: Scene, row: int) -> tuple[str, str, int]:
@@ -123,7 +128,7 @@ class Sampler:
     def batch(self) -> Batch:
         """One batch of labelled scenes."""
         scenes = [sample_scene(self.rng, "train") for _ in range(self.images)]
-        short = [self._solve(scene, row) for row, scene in enumerate(scenes) for _ in range(QA_PER_IMAGE)]
+        short = [self._solve(scene, row) for row, scene in enumerate(scenes) for _ in range(self.questions)]
         long = [item for row, scene in enumerate(scenes) for item in self._long(scene, row)]
         draw = [self._drawing(scene, row) for row, scene in enumerate(scenes[:DRAWINGS])]
         pack = lambda pairs: text_rows(self.tokenizer, pairs)
