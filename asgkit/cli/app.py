@@ -18,6 +18,7 @@ from asgkit.cli import benchmarks as cli_benchmarks
 from asgkit.cli import claims as cli_claims
 from asgkit.cli import drift as cli_drift
 from asgkit.cli import log as cli_log
+from asgkit.cli import pretrain as cli_pretrain
 from asgkit.cli import runs as cli_runs
 from asgkit.cli.console import Overrides, PlainErrors, Threads, out, refusing
 from asgkit.config import resolve
@@ -99,7 +100,7 @@ def _doctor_real(backbone: str, base: Path | None, rank: int | None, as_json: bo
         raise typer.Exit(1)
 
 
-for command in (cli_runs.pretrain, cli_runs.premise, cli_runs.train):
+for command in (cli_pretrain.pretrain, cli_runs.premise, cli_runs.train):
     app.command()(command)
 app.command("eval")(cli_runs.evaluate)
 app.command()(cli_audit.audit)
