@@ -10,6 +10,7 @@ from typing import get_args
 
 import pandas as pd
 import pytest
+import yaml
 from loops import open_trainer, small_config
 from paths import ROOT
 
@@ -19,6 +20,7 @@ from asgkit.config import Config, flatten, keys, parse_override, resolve
 from asgkit.recipes import all_fields
 from asgkit.recipes.controls import CONTROLS
 from asgkit.report.page.page import BLOCK, PAGE, fill_page
+from asgkit.shapes.benchmark import drawing_benchmark
 
 FIELDS = all_fields()
 METHOD = ROOT / "docs" / "method.md"
@@ -86,6 +88,16 @@ def test_the_recipe_of_ones_own_on_the_page_trains(tmp_path: Path, monkeypatch: 
     changes = {"recipe": "page_recipes:Bright", "own.power": 2.0}
     trainer = open_trainer(small_config(pool_folder, changes), tmp_path / "run")
     assert all(0 < reward < 1 for record in trainer.train_step() for reward in record["generator/rewards"])
+
+
+def test_the_results_page_says_rightly_what_its_runs_cannot_show() -> None:
+    """The limits at its top, held to the runs' own settings and to the benchmark."""
+    runs = [yaml.safe_load(path.read_text()) for path in (ROOT / "results/measured/runs").glob("*/config.yaml")]
+    assert len(runs) >= 260 and {run["solver"]["train_on"] for run in runs} == {"all"}
+    assert {run["kl"]["rate"] for run in runs} == {0.0} and {run["solver"]["max_new_tokens"] for run in runs} == {1}
+    assert sum(run["solver"]["update"] == "reinforce" for run in runs) == 3
+    dev, test = ([prompt.text for prompt in drawing_benchmark(split, 42)] for split in ("dev", "test"))
+    assert (len(test), sum(text in set(dev) for text in test), len(set(test))) == (252, 190, 114)
 
 
 def test_every_recipe_is_on_the_page() -> None:

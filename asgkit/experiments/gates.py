@@ -122,6 +122,7 @@ class _Chooser:
         self.target = TargetEntropy(p.target_entropy, p.target_momentum, adaptive=p.adaptive_target)
 
     def choose(self, table: list[UnderstandingRow]) -> list[int]:
+        """The index of q* in every row, by R_p under this configuration; the rows are left as they are."""
         rows = deepcopy(table)
         reward_questions(rows, self.config, self.window, self.target, np.random.default_rng(0))
         return [int(np.argmax(row.rewards)) for row in rows]

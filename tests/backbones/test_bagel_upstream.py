@@ -73,10 +73,11 @@ def published():
         patch.setattr(torch, "bfloat16", torch.float32)  # the published code casts to it by name
         patch.setattr(torch, "compile", lambda function: function)  # of a kernel that is not used here
         patch.syspath_prepend(str(folder))
-        from data import data_utils
         from modeling import autoencoder as pictures
         from modeling import bagel
         from modeling.bagel import qwen2_navit
+
+        from data import data_utils
 
         patch.setattr(qwen2_navit, "sdpa_kernel", lambda backends: nullcontext())  # it asks for a CUDA kernel
         yield SimpleNamespace(folder=folder, bagel=bagel, data=data_utils, pictures=pictures,
